@@ -1,0 +1,162 @@
+"""Run settings: YAML, then flags, then `--set`, into one frozen, validated object."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rs_pipeline.errors import ConfigError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RadiometrySettings(_Section):
+    """One stretch per scene."""
+
+    low_percent: Percent
+    high_percent: Percent
+    sample_px: Annotated[int, Field(ge=64)]
+
+
+class WorkerSettings(_Section):
+    """Who computes the tiles."""
+
+    cluster: str
+    count: Count | None
+    batch_size: Count
+    ahead: Count
+    retries: Annotated[int, Field(ge=0)]
+    connect_timeout_s: Positive
+
+
+class VectorSettings(_Section):
+    """How labels become polygons."""
+
+    block_px: Annotated[int, Field(ge=16)]
+    connectivity: Literal[4, 8]
+    min_area_m2: Annotated[float, Field(ge=0)]
+
+
+class RunSettings(_Section):
+    """Everything `rs-seg run` can be told; `configs/run.yaml` says what each means and holds the defaults."""
+
+    aoi: str | None
+    classes: tuple[str, ...]
+    vocabulary: str
+    source: tuple[str, ...]
+    catalog: str
+    datetime: str | None
+    out: str | None
+    outputs: str
+    overwrite: bool
+    model: str
+    device: str
+    gsd_m: Positive | None
+    tile_px: Annotated[int, Field(ge=32)] | None
+    overlap_px: Annotated[int, Field(ge=0)] | None
+    composite: Literal["newest", "oldest", "listed"]
+    bands: tuple[Count, Count, Count] | None
+    radiometry: RadiometrySettings
+    workers: WorkerSettings
+    vectors: VectorSettings
+
+
+def configs_folder() -> Path:
+    """The project's `configs/`: package data of an installed wheel, or the checkout's."""
+    packaged = Path(__file__).parent / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None, sets: Iterable[str] = ()) -> RunSettings:
+    """Settings of a run.
+
+    Parameters
+    ----------
+    config: YAML file of the user's.
+    flags: dotted key to value; None values are flags that were not given.
+    sets: `key=value` texts; the value is read as YAML.
+
+    Raises
+    ------
+    ConfigError: an unknown key (named with the nearest one that exists), or a bad value.
+    """
+    merged = read_yaml(configs_folder() / "run.yaml")
+    if config is not None:
+        _merge(merged, read_yaml(config), where=str(config))
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _merge(merged, _nested(key, value), where="flags")
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError("--set KEY=VALUE", f"--set {text}", "Write the key, an equals sign and the value.")
+        _merge(merged, _nested(key.strip(), _parse_yaml(value, f"--set {text}")), where=f"--set {text}")
+    try:
+        return RunSettings.model_validate(merged)
+    except ValidationError as error:
+        raise _config_error(error) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping.
+
+    Raises
+    ------
+    ConfigError: the file is missing, is not YAML, or holds something else than a mapping.
+    """
+    try:
+        data = _parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("a readable YAML file", f"{path} ({error})", "Check the path.") from error
+    if not isinstance(data, dict):
+        raise ConfigError("a YAML mapping of keys to values", f"{type(data).__name__} in {path}", "Compare it with configs/run.yaml.")
+    return data
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError("YAML", f"{where} ({' '.join(str(error).split())})", "Mend the syntax.") from error
+
+
+def _nested(dotted: str, value: Any) -> dict[str, Any]:
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    for key, value in changes.items():
+        if key not in base:
+            raise unknown_key(f"{prefix}{key}", [f"{prefix}{k}" for k in base], where)
+        if isinstance(base[key], dict):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"a mapping under {prefix}{key}", f"{value!r} in {where}", f"Its keys are {', '.join(base[key])}.")
+            _merge(base[key], value, where, f"{prefix}{key}.")
+        else:
+            base[key] = value
+
+
+def unknown_key(key: str, known: list[str], where: str) -> ConfigError:
+    """The error for a key nobody reads, naming the nearest that exists."""
+    near = difflib.get_close_matches(key, known, n=1)
+    fix = f"Did you mean {near[0]!r}?" if near else f"Keys are {', '.join(known)}."
+    return ConfigError("a known configuration key", f"{key!r} in {where}", fix)
+
+
+def _config_error(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    return ConfigError(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}", repr(first["input"]), "See configs/run.yaml for what it means.")

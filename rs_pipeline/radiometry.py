@@ -1,0 +1,59 @@
+"""One radiometric stretch per scene: what makes a pixel's value not depend on the tile it is read in. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Linear map from a scene's values to [0, 1], band by band."""
+
+    low: tuple[float, ...]
+    """Value that becomes 0, per band."""
+    high: tuple[float, ...]
+    """Value that becomes 1, per band; above `low`."""
+
+    def __post_init__(self) -> None:
+        if len(self.low) != len(self.high) or any(not lo < hi for lo, hi in zip(self.low, self.high, strict=False)):
+            raise ValueError(f"a stretch needs low < high in every band, got {self.low} and {self.high}")
+
+    def apply(self, image: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Stretched copy of `image` (B, H, W) float32: clipped to [0, 1], 0 where `valid` (H, W) is False."""
+        low = np.asarray(self.low, np.float32)[:, None, None]
+        scale = (1.0 / (np.asarray(self.high, np.float64) - np.asarray(self.low, np.float64))).astype(np.float32)[:, None, None]
+        with np.errstate(invalid="ignore", over="ignore"):
+            stretched = np.clip((image - low) * scale, 0.0, 1.0)
+        return np.where(valid, stretched, np.float32(0.0)).astype(np.float32, copy=False)
+
+
+def measure_stretch(sample: NDArray[np.float32], valid: NDArray[np.bool_], low_percent: float, high_percent: float) -> Stretch | None:
+    """The stretch between two percentiles of the valid pixels of a scene, band by band.
+
+    Parameters
+    ----------
+    sample: (B, H, W) float32, the whole scene at low resolution.
+    valid: (H, W) bool; pixels that are False, and values that are not finite, do not count.
+    low_percent, high_percent: 0…100.
+
+    Returns
+    -------
+    None where no pixel is valid. A band of one value becomes 0.5 everywhere.
+    """
+    lows, highs = [], []
+    for band in sample:
+        values = band[valid & np.isfinite(band)]
+        if values.size == 0:
+            return None
+        low, high = (float(v) for v in np.percentile(values, (low_percent, high_percent)))
+        if not low < high:
+            low, high = float(values.min()), float(values.max())
+        if not low < high:
+            margin = max(abs(low), 1.0) * 0.5
+            low, high = low - margin, high + margin
+        lows.append(low)
+        highs.append(high)
+    return Stretch(tuple(lows), tuple(highs))

@@ -1,0 +1,154 @@
+"""The border between the pipeline and a model: what a segmenter is, and how one is found.
+
+A model package announces itself in the entry-point group `rs_pipeline.segmenters`; the pipeline never imports it by
+name. The entry point is a callable `(folder: Path | None) -> Provider`: `folder` holds weights the user brought, None
+means the ones the package ships.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rs_pipeline.classes import ClassSet
+from rs_pipeline.errors import SegmenterError
+
+GROUP = "rs_pipeline.segmenters"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the pipeline must know of a model before it is loaded."""
+
+    name: str
+    description: str
+    weights_sha256: str
+    """Digest of the weights and of everything that changes what they mean (vocabulary, architecture)."""
+    gsd_m: float
+    """Native ground sampling distance, metres per pixel."""
+    gsd_range_m: tuple[float, float]
+    """Finest and coarsest ground sampling distance the model was trained on, metres per pixel."""
+    tile_px: int
+    """Side of the square input it was trained on, pixels."""
+    vocabulary: tuple[str, ...] | None
+    """Every word the model knows, or None when it takes any text."""
+    fuller_model: str | None = None
+    """Model to name when a word is unknown."""
+
+
+class Segmenter(Protocol):
+    """A loaded model."""
+
+    def segment(self, images: NDArray[np.float32], valid: NDArray[np.bool_], classes: ClassSet) -> NDArray[np.float32]:
+        """Class probabilities of a batch.
+
+        Parameters
+        ----------
+        images: (N, 3, H, W) float32 in [0, 1], red green blue; 0 where not valid.
+        valid: (N, H, W) bool, True where the pixel was seen.
+        classes: the K classes.
+
+        Returns
+        -------
+        (N, K, H, W) float32 in [0, 1]; what it holds where `valid` is False is not used.
+        """
+        ...
+
+
+class Provider(Protocol):
+    """A model that can be described at once and loaded when needed."""
+
+    def info(self) -> ModelInfo:
+        """Facts about the model; must not import torch."""
+        ...
+
+    def load(self, device: str, threads: int | None) -> Segmenter:
+        """The model, ready to run. Slow.
+
+        Parameters
+        ----------
+        device: `cpu`, `cuda`, `cuda:1`, … or `auto` (a GPU where there is one).
+        threads: CPU threads the model may use; None leaves the library's choice.
+        """
+        ...
+
+
+def known_models() -> dict[str, EntryPoint]:
+    """Installed models by name, not yet imported."""
+    return {e.name: e for e in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
+
+
+def find_provider(model: str) -> Provider:
+    """The provider for `--model`.
+
+    Parameters
+    ----------
+    model: an installed model's name, a folder of weights, or `package.module:callable`.
+
+    Raises
+    ------
+    SegmenterError: nothing of that name, or a folder that is not a model's.
+    """
+    if Path(model).is_dir():
+        return _from_folder(Path(model).resolve())
+    if ":" in model:
+        return _from_callable(model)
+    names = known_models()
+    if model not in names:
+        choice = f"an installed model ({', '.join(names)}), a folder, or package.module:callable"
+        raise SegmenterError(choice, f"--model {model!r}", "See `rs-seg models list`.")
+    return _provider(names[model].load(), None)
+
+
+def _from_folder(folder: Path) -> Provider:
+    config = folder / "config.json"
+    try:
+        kind = json.loads(config.read_text())["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SegmenterError(
+            "a model folder with a config.json that has a model_type", f"{folder} ({error})", "Point --model at such a folder."
+        ) from error
+    names = known_models()
+    if kind not in names:
+        raise SegmenterError(f"a model_type of {', '.join(names)}", f"{kind!r} in {config}", "Install the package that runs it.")
+    return _provider(names[kind].load(), folder)
+
+
+def _from_callable(spec: str) -> Provider:
+    module, _, name = spec.partition(":")
+    try:
+        factory = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise SegmenterError("package.module:callable", f"--model {spec!r} ({error})", "Check the spelling and the install.") from error
+    return _provider(factory, None)
+
+
+def _provider(factory: Callable[[Path | None], Any], folder: Path | None) -> Provider:
+    provider: Provider = factory(folder)
+    return provider
+
+
+def check_vocabulary(info: ModelInfo, classes: ClassSet) -> None:
+    """Refuse words that the model does not know.
+
+    Raises
+    ------
+    SegmenterError: names the words, what the model knows, and the fuller model.
+    """
+    if info.vocabulary is None:
+        return
+    known = set(info.vocabulary)
+    unknown = sorted({w for c in classes for p in c.prompts for w in p.lower().split() if w not in known})
+    if unknown:
+        fuller = f", or use --model {info.fuller_model}, which takes any text" if info.fuller_model else ""
+        raise SegmenterError(
+            f"words that {info.name} knows ({', '.join(sorted(known))})", ", ".join(repr(w) for w in unknown), f"Choose among them{fuller}."
+        )
