@@ -44,7 +44,6 @@ class VectorSettings(_Section):
     """How labels become polygons."""
 
     block_px: Annotated[int, Field(ge=16)]
-    connectivity: Literal[4, 8]
     min_area_m2: Annotated[float, Field(ge=0)]
 
 

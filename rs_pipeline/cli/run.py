@@ -1,0 +1,115 @@
+"""`rs-seg run`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+_PARTIAL = 3
+
+
+def run_command(
+    aoi: Annotated[
+        str | None, typer.Option(help="GeoJSON, GeoPackage or Shapefile, or minx,miny,maxx,maxy in lon/lat. Default: the whole source.")
+    ] = None,
+    classes: Annotated[str | None, typer.Option(help="Class names, separated by commas.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="GeoTIFF, folder of them, or STAC catalog; may be repeated. Default: the configured catalog.")
+    ] = None,
+    datetime: Annotated[str | None, typer.Option(help="FROM/TO (either may be empty), or one day.")] = None,
+    out: Annotated[str | None, typer.Option(help="Run folder. Default: outputs/RUN-ID.")] = None,
+    model: Annotated[str | None, typer.Option(help="Installed model, folder of weights, or package.module:callable.")] = None,
+    gsd: Annotated[float | None, typer.Option(help="Metres per pixel. Default: the model's, or the scene's where coarser.")] = None,
+    tile_px: Annotated[int | None, typer.Option(help="Side of a tile, pixels. Default: the model's.")] = None,
+    overlap_px: Annotated[int | None, typer.Option(help="Pixels shared by neighbouring tiles. Default: an eighth of a tile.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="in-process, local, cuda, or tcp://HOST:PORT of a Dask scheduler.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes of a local cluster.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Tiles per forward pass.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, time one tile, print the cost; write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON summary on stdout, nothing else there.")] = False,
+    config: Annotated[Path | None, typer.Option(help="YAML of settings; configs/run.yaml shows all of them.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for any setting; may be repeated.")] = None,
+) -> None:
+    """Find the scenes that meet an area, segment them, and leave georeferenced class layers.
+
+    Exit codes: 0 done, 1 error, 2 usage, 3 done but some tiles failed and are not observed.
+    """
+    from rs_pipeline.cli.progress import TerminalReporter
+    from rs_pipeline.config import load_settings
+    from rs_pipeline.plan import plan_run
+
+    settings = load_settings(
+        config,
+        {
+            "aoi": aoi,
+            "classes": tuple(classes.split(",")) if classes is not None else None,
+            "source": tuple(source) if source else None,
+            "datetime": datetime,
+            "out": out,
+            "model": model,
+            "gsd_m": gsd,
+            "tile_px": tile_px,
+            "overlap_px": overlap_px,
+            "workers.cluster": cluster,
+            "workers.count": workers,
+            "workers.batch_size": batch_size,
+        },
+        sets or (),
+    )
+    plan = plan_run(settings)
+    if dry_run:
+        from rs_pipeline.dry_run import describe_dry_run
+
+        report = describe_dry_run(plan)
+        _print_json(report) if as_json else _print_dry_run(report)
+        return
+    from rs_pipeline.run import execute
+
+    with TerminalReporter() as reporter:
+        summary = execute(plan, reporter)
+    _print_json(summary) if as_json else _print_summary(summary)
+    if summary["tiles"]["failed"]:
+        raise typer.Exit(_PARTIAL)
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    typer.echo(json.dumps(data, ensure_ascii=False))
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    table = Table("layer", "polygons", "area", "mean score", box=None, header_style="bold")
+    for row in summary["classes"]:
+        score = f"{row['score_mean']:.2f}" if row["score_mean"] is not None else "-"
+        table.add_row(row["name"], f"{row['polygons']:,}", f"{row['area_m2'] / 1e4:,.1f} ha", score)
+    console.print(table)
+    tiles, pixels = summary["tiles"], summary["pixels"]
+    unseen = pixels["not_observed"] / max(1, pixels["aoi"])
+    console.print(
+        f"{tiles['planned']} tiles: {tiles['computed']} computed, {tiles['reused']} reused, {tiles['empty']} without data, "
+        f"{len(tiles['failed'])} failed; {unseen:.1%} of the area not observed; {sum(summary['seconds'].values()):.0f} s"
+    )
+    console.print(f"{summary['out']}/layers.gpkg", soft_wrap=True)
+
+
+def _print_dry_run(report: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    scenes = Table("scene", "date", "pixels", "size", "CRS", box=None, header_style="bold")
+    for s in report["scenes"]:
+        scenes.add_row(s["id"], s["datetime"] or "-", f"{s['gsd_m']:g} m", f"{s['size_px'][0]} x {s['size_px'][1]}", s["crs"])
+    console.print(scenes)
+    grid = report["grid"]
+    console.print(f"grid    {grid['height']} x {grid['width']} px of {report['gsd_m']:g} m in {grid['crs']}", soft_wrap=True)
+    console.print(f"tiles   {report['tiles']['planned']}, of them {report['tiles']['stored']} in the store already")
+    console.print(f"workers {report['workers']['kind']}, {report['workers']['count']}")
+    console.print(f"memory  {report['memory_bytes'] / 1e9:.1f} GB")
+    console.print(f"disk    {report['disk_bytes'] / 1e9:.2f} GB")
+    console.print(f"time    {report['seconds']:.0f} s ({report['seconds_per_tile']:.2f} s for one tile, timed just now)")
+    console.print(f"out     {report['out']}", soft_wrap=True)
+    for note in report["notes"]:
+        console.print(f"note: {note}", soft_wrap=True)

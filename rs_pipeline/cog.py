@@ -1,0 +1,107 @@
+"""Images out: written block by block, then made into cloud-optimized GeoTIFFs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterioWindow
+
+from rs_pipeline.errors import OutputError
+from rs_pipeline.grid import Grid, Window
+from rs_pipeline.raster import CACHE_MB
+
+BLOCK_PX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a raster says of itself."""
+
+    nodata: int | None
+    descriptions: tuple[str, ...]
+    """One per band."""
+    tags: Mapping[str, str]
+    colours: Mapping[int, tuple[int, int, int, int]] | None = None
+    """Colour table: value to RGBA."""
+
+
+class BlockRaster:
+    """A uint8 raster on disk that is written and read by windows; scratch, not a product."""
+
+    def __init__(self, path: Path, grid: Grid, bands: int, look: Look) -> None:
+        self.path = path
+        with _writing(path):
+            self._file = rasterio.open(
+                path,
+                "w+",
+                driver="GTiff",
+                height=grid.height,
+                width=grid.width,
+                count=bands,
+                dtype="uint8",
+                crs=grid.crs.to_wkt(),
+                transform=grid.transform,
+                nodata=look.nodata,
+                tiled=True,
+                blockxsize=BLOCK_PX,
+                blockysize=BLOCK_PX,
+                compress="zstd",
+                zstd_level=1,
+                bigtiff="if_safer",
+                interleave="band",
+                sparse_ok=True,
+            )
+            self._file.update_tags(**look.tags)
+            for band, description in enumerate(look.descriptions, 1):
+                self._file.set_band_description(band, description)
+            if look.colours is not None:
+                self._file.write_colormap(1, dict(look.colours))
+
+    def write(self, window: Window, values: NDArray[np.uint8]) -> None:
+        """Write (bands, H, W) uint8."""
+        with _writing(self.path):
+            self._file.write(values, window=_rasterio(window))
+
+    def read(self, window: Window) -> NDArray[np.uint8]:
+        """(bands, H, W) uint8."""
+        values: NDArray[np.uint8] = self._file.read(window=_rasterio(window))
+        return values
+
+    def finish(self, path: Path, overviews: Literal["mode", "average"]) -> None:
+        """Close the raster and copy it into a cloud-optimized GeoTIFF."""
+        self.close()
+        options = {"COMPRESS": "DEFLATE", "PREDICTOR": "NO", "BLOCKSIZE": str(BLOCK_PX), "BIGTIFF": "IF_SAFER", "NUM_THREADS": "2"}
+        with _writing(path), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+            rasterio.shutil.copy(str(self.path), str(path), driver="COG", OVERVIEW_RESAMPLING=overviews.upper(), **options)
+
+    def close(self) -> None:
+        """Flush and close."""
+        with _writing(self.path):
+            self._file.close()
+
+
+def label_colours(colours: Sequence[tuple[int, int, int]]) -> dict[int, tuple[int, int, int, int]]:
+    """Colour table of a label raster: background and not observed transparent, then the classes from 1."""
+    table = {0: (0, 0, 0, 0), 255: (0, 0, 0, 0)}
+    return table | {value: (*colour, 255) for value, colour in enumerate(colours, 1)}
+
+
+def _rasterio(window: Window) -> Any:
+    return RasterioWindow(window.col_off, window.row_off, window.width, window.height)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (RasterioError, OSError) as error:
+        raise OutputError("room to write the products", f"{path} ({error})", "Free disk space, or choose another --out.") from error

@@ -1,0 +1,194 @@
+"""What a worker does with a batch of tiles: read, stretch, segment, keep. Nothing large is returned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from pyproj import CRS
+
+from rs_pipeline.aoi import Aoi
+from rs_pipeline.classes import NOT_OBSERVED, SCORE_MAX
+from rs_pipeline.errors import RasterError, SegmenterError, StoreError
+from rs_pipeline.job import Job, load_job
+from rs_pipeline.raster import SceneReader, fingerprint
+from rs_pipeline.segmenter import Segmenter, find_provider
+from rs_pipeline.store import TileStore
+from rs_pipeline.tiles import Tile
+
+_LON_LAT = CRS.from_epsg(4326)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What became of a batch."""
+
+    done: tuple[int, ...]
+    """Tiles now in the store."""
+    empty: tuple[int, ...]
+    """Tiles without data, marked in the store."""
+    failed: tuple[tuple[int, str], ...]
+    """Tiles that raised, with the error in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileImage:
+    """What the sensors saw of one tile."""
+
+    tile: Tile
+    image: NDArray[np.float32]
+    """(3, H, W) of the tile's context, stretched to [0, 1]."""
+    valid: NDArray[np.bool_]
+    """(H, W)."""
+    sources: NDArray[np.uint8]
+    """(H, W) index of the scene each pixel comes from; 255 is none."""
+
+
+class OpenJob:
+    """A job with its files open: one per worker."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.store = TileStore(job.store)
+        self._readers: dict[int, SceneReader] = {}
+        self._footprints = [
+            Aoi(s.info.footprint, _LON_LAT).in_crs(job.plan.grid.crs).buffer(2 * max(job.plan.grid.gsd_m, s.info.gsd_m)) for s in job.scenes
+        ]
+        """Outlines in the grid's CRS, two pixels wider, so that resampling at their edge is not cut."""
+
+    def read_tile(self, tile: Tile) -> TileImage:
+        """The scenes composited over a tile's context: the first scene of the job that saw a pixel gives it."""
+        window = tile.context
+        outline = shapely.box(*self.job.plan.grid.crop(window).bounds)
+        image = np.zeros((3, *window.shape), np.float32)
+        sources = np.full(window.shape, NOT_OBSERVED, np.uint8)
+        for index, scene in enumerate(self.job.scenes):
+            if not self._footprints[index].intersects(outline):
+                continue
+            values, valid = self._reader(index).read(window)
+            fresh = valid & (sources == NOT_OBSERVED)
+            image = np.where(fresh, scene.stretch.apply(values, fresh), image)
+            sources[fresh] = index
+            if (sources != NOT_OBSERVED).all():
+                break
+        return TileImage(tile, image, sources != NOT_OBSERVED, sources)
+
+    def _reader(self, index: int) -> SceneReader:
+        if index not in self._readers:
+            scene = self.job.scenes[index]
+            self._readers[index] = SceneReader(scene.info, scene.bands, self.job.plan.grid, scene.opaque)
+        return self._readers[index]
+
+
+@lru_cache(maxsize=1)
+def open_job(path: Path) -> OpenJob:
+    """The job saved at `path`, opened once per worker."""
+    return OpenJob(load_job(path))
+
+
+@lru_cache(maxsize=1)
+def load_segmenter(model: str, device: str, threads: int | None) -> Segmenter:
+    """The model, loaded once per worker."""
+    return find_provider(model).load(device, threads)
+
+
+def infer_batch(job_path: Path, indices: Sequence[int], retries: int) -> BatchResult:
+    """Compute some tiles of a job and put them into its store.
+
+    A tile that raises does not take its batch with it: the batch is tried again tile by tile, `retries` times.
+
+    Raises
+    ------
+    RasterError: a source changed since the run was planned.
+    SegmenterError: the model cannot be loaded.
+    StoreError: the store cannot be written.
+    """
+    opened = open_job(job_path)
+    check_unchanged(opened.job)
+    segmenter = load_segmenter(opened.job.model, opened.job.device, opened.job.threads)
+    try:
+        return _infer(opened, segmenter, indices)
+    except StoreError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a model may raise anything; which tile it was shows when they are tried alone
+        failure = _one_line(error)
+    if len(indices) == 1 and retries == 0:
+        return BatchResult((), (), ((indices[0], failure),))
+    return _merge([_infer_alone(opened, segmenter, index, max(retries, 1)) for index in indices])
+
+
+def check_unchanged(job: Job) -> None:
+    """Refuse to mix two versions of a scene.
+
+    Raises
+    ------
+    RasterError: names the file.
+    """
+    for scene in job.scenes:
+        if fingerprint(scene.info.href) != scene.info.fingerprint:
+            raise RasterError("sources that stay as they are during a run", f"{scene.info.href}, which changed", "Run again.")
+
+
+def _infer_alone(opened: OpenJob, segmenter: Segmenter, index: int, attempts: int) -> BatchResult:
+    failure = ""
+    for _ in range(attempts):
+        try:
+            return _infer(opened, segmenter, [index])
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this tile's: recorded, and the run goes on
+            failure = _one_line(error)
+    return BatchResult((), (), ((index, failure),))
+
+
+def _infer(opened: OpenJob, segmenter: Segmenter, indices: Sequence[int]) -> BatchResult:
+    images = [opened.read_tile(opened.job.plan.tile(index)) for index in indices]
+    seen = [image for image in images if _has_data(image)]
+    empty = [image.tile for image in images if not _has_data(image)]
+    if seen:
+        batch = np.stack([i.image for i in seen])
+        scores = segmenter.segment(batch, np.stack([i.valid for i in seen]), opened.job.classes)
+        _check_scores(scores, (len(seen), len(opened.job.classes), *batch.shape[2:]))
+        for image, tile_scores in zip(seen, scores, strict=True):
+            opened.store.write(image.tile, pack(image, tile_scores))
+    for tile in empty:
+        opened.store.write_empty(tile)
+    return BatchResult(tuple(i.tile.index for i in seen), tuple(t.index for t in empty), ())
+
+
+def pack(image: TileImage, scores: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Scores (K, H, W) of a tile's context to what the store keeps: (K + 1, h, w) uint8 of its halo.
+
+    0…254 for probabilities 0…1, 255 where nothing was seen; the last band is the scene each pixel comes from.
+    """
+    rows, cols = image.tile.halo.slices(image.tile.context)
+    kept = np.rint(scores[:, rows, cols] * SCORE_MAX).astype(np.uint8)
+    kept[:, ~image.valid[rows, cols]] = NOT_OBSERVED
+    return np.concatenate([kept, image.sources[None, rows, cols]])
+
+
+def _has_data(image: TileImage) -> bool:
+    rows, cols = image.tile.core.slices(image.tile.context)
+    return bool(image.valid[rows, cols].any())
+
+
+def _check_scores(scores: NDArray[np.float32], shape: tuple[int, ...]) -> None:
+    if scores.shape != shape:
+        raise SegmenterError(f"scores of shape {shape}", f"{scores.shape}", "The model breaks the Segmenter protocol.")
+    if not (np.isfinite(scores).all() and scores.min() >= 0.0 and scores.max() <= 1.0):
+        raise SegmenterError("finite scores in [0, 1]", f"{scores.min()}…{scores.max()}", "The model breaks the Segmenter protocol.")
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _merge(results: Sequence[BatchResult]) -> BatchResult:
+    return BatchResult(
+        tuple(i for r in results for i in r.done), tuple(i for r in results for i in r.empty), tuple(f for r in results for f in r.failed)
+    )

@@ -1,0 +1,106 @@
+"""What a run says of itself: `run.json`, and the tags of its rasters."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rs_pipeline import __version__
+from rs_pipeline.classes import NOT_OBSERVED
+from rs_pipeline.layers import LayerSummary
+from rs_pipeline.plan import RunPlan
+
+_LIBRARIES = ("rasterio", "shapely", "numpy", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run found out."""
+
+    tiles: dict[str, Any]
+    """reused, computed, empty: counts; failed: [(index, error)]."""
+    pixels: NDArray[np.int64]
+    """(256,) pixels of the AOI by label."""
+    layers: dict[str, LayerSummary]
+    seconds: dict[str, float]
+    """By stage."""
+
+
+def describe_run(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
+    """The content of `run.json`."""
+    job = plan.job
+    pixels = int(outcome.pixels.sum())
+    unseen = int(outcome.pixels[NOT_OBSERVED])
+    return {
+        "product": "rs-seg",
+        "version": __version__,
+        "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "out": str(plan.out),
+        "run_key": plan.run_key,
+        "status": "partial" if outcome.tiles["failed"] else "complete",
+        "classes": [
+            {
+                **facts,
+                "polygons": outcome.layers[facts["name"]].count,
+                "area_m2": outcome.layers[facts["name"]].area_m2,
+                "score_mean": outcome.layers[facts["name"]].score_mean,
+                "pixels": int(outcome.pixels[facts["value"]]),
+            }
+            for facts in job.classes.to_list()
+        ],
+        "pixels": {"aoi": pixels, "observed": pixels - unseen, "not_observed": unseen, "background": int(outcome.pixels[0])},
+        "tiles": {
+            "planned": plan.tiles,
+            **{key: outcome.tiles[key] for key in ("reused", "computed", "empty")},
+            "failed": [{"index": index, "error": error} for index, error in outcome.tiles["failed"]],
+        },
+        "plan": {
+            "digest": job.plan.digest,
+            "tile_px": job.plan.tile_px,
+            "overlap_px": job.plan.overlap_px,
+            "grid": job.plan.grid.to_dict(),
+            "gsd_m": job.plan.grid.gsd_m,
+        },
+        "scenes": describe_scenes(plan),
+        "model": {"name": plan.info.name, "weights_sha256": plan.info.weights_sha256, "device": plan.settings.device},
+        "settings": plan.settings.model_dump(mode="json"),
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "notes": list(plan.notes),
+        "seconds": outcome.seconds,
+    }
+
+
+def describe_scenes(plan: RunPlan) -> list[dict[str, Any]]:
+    """The scenes of a run, on top first."""
+    return [
+        {
+            "id": s.id,
+            "datetime": s.datetime,
+            "href": s.info.href,
+            "fingerprint": s.info.fingerprint,
+            "crs": s.info.crs.to_string(),
+            "gsd_m": round(s.info.gsd_m, 4),
+            "size_px": [s.info.height, s.info.width],
+            "bands": list(s.bands),
+            "stretch": asdict(s.stretch),
+        }
+        for s in plan.job.scenes
+    ]
+
+
+def raster_tags(plan: RunPlan) -> dict[str, str]:
+    """GeoTIFF tags that keep a raster's meaning when it leaves its folder."""
+    classes = plan.job.classes
+    return {
+        "RS_SEG_VERSION": __version__,
+        "RS_SEG_CLASSES": json.dumps({c.value: c.name for c in classes}),
+        "RS_SEG_PROMPTS": json.dumps({c.name: c.prompts for c in classes}),
+        "RS_SEG_MODEL": f"{plan.info.name} {plan.info.weights_sha256}",
+        "RS_SEG_STATES": "0 background, 255 not observed",
+    }

@@ -1,0 +1,171 @@
+"""Everything a run needs, found out and checked before the first tile: scenes, grid, tiles, classes, model, room."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import shapely
+
+from rs_pipeline.aoi import Aoi, read_aoi
+from rs_pipeline.catalog import Scene, find_scenes, parse_interval
+from rs_pipeline.classes import ClassSet
+from rs_pipeline.config import RunSettings
+from rs_pipeline.errors import CatalogError, RasterError
+from rs_pipeline.extent import LON_LAT, build_grid, choose_crs, choose_gsd
+from rs_pipeline.job import MAX_SCENES, Job, SceneJob
+from rs_pipeline.products import check_free, check_room
+from rs_pipeline.radiometry import measure_stretch
+from rs_pipeline.raster import choose_bands, read_sample
+from rs_pipeline.segmenter import ModelInfo, check_vocabulary, find_provider
+from rs_pipeline.tiles import TilePlan
+from rs_pipeline.vocabulary import load_vocabulary
+from rs_pipeline.workers import Crew, choose_crew
+
+TILE_FORMAT = 1
+"""Raised whenever the same inputs would give other tiles than before."""
+STORES = ".tiles"
+_TORCH_BYTES = 600e6
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will cost, roughly; time is only known once tiles have been timed."""
+
+    disk_bytes: int
+    """Tile store, scratch rasters and products together, uncompressed."""
+    memory_bytes: int
+    """Peak of all processes together."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A run, ready to start."""
+
+    settings: RunSettings
+    job: Job
+    info: ModelInfo
+    crew: Crew
+    tiles: int
+    """Tiles that meet the AOI."""
+    out: Path
+    run_key: str
+    """Digest of everything that decides the products."""
+    existing: dict[str, Any] | None
+    """Manifest of this very run, where it was done before."""
+    estimate: Estimate
+    notes: tuple[str, ...]
+    """What the user should know: mended input, resampling, doubtful resolutions."""
+
+
+def plan_run(settings: RunSettings) -> RunPlan:
+    """Read the headers and overviews of the scenes and plan the run. Writes nothing.
+
+    Raises
+    ------
+    RsSegError: whatever would keep the run from finishing, as far as it can be known now.
+    """
+    classes = load_vocabulary(settings.vocabulary).class_set(settings.classes)
+    provider = find_provider(settings.model)
+    info = provider.info()
+    check_vocabulary(info, classes)
+    aoi = read_aoi(settings.aoi) if settings.aoi is not None else None
+    scenes, scene_notes = _find(settings, aoi)
+    where = _where(aoi, scenes)
+    crs, crs_note = choose_crs(scenes[0], where)
+    gsd_m, gsd_notes = choose_gsd(settings.gsd_m, info, scenes)
+    grid = build_grid(crs, gsd_m, aoi, scenes)
+    tile_px = settings.tile_px or info.tile_px
+    overlap_px = settings.overlap_px if settings.overlap_px is not None else tile_px // 8
+    plan = TilePlan(grid, tile_px, overlap_px, aoi.in_crs(crs) if aoi is not None else None)
+    prepared, radiometry_notes = _prepare(scenes, settings)
+    tiles = plan.count()
+    crew = choose_crew(settings.workers, tiles)
+    outputs = Path(settings.out).absolute().parent if settings.out else Path(settings.outputs).absolute()
+    tile_key = _tile_key(plan, prepared, classes, info)
+    run_key = _digest({"tiles": tile_key, "classes": classes.to_list(), "vectors": settings.vectors.model_dump()})
+    out = Path(settings.out).absolute() if settings.out else outputs / f"{'-'.join(classes.names)[:60].replace(' ', '_')}-{run_key[:8]}"
+    estimate = _estimate(plan, tiles, classes, crew, settings)
+    existing = check_free(out, run_key, overwrite=settings.overwrite)
+    check_room(out, estimate.disk_bytes if existing is None else 0)
+    job = Job(
+        outputs / STORES / tile_key[:16], plan, prepared, classes, settings.model, info.weights_sha256, settings.device, crew.threads
+    )
+    notes = (*(aoi.notes if aoi else ()), *scene_notes, *([crs_note] if crs_note else []), *gsd_notes, *radiometry_notes)
+    return RunPlan(settings, job, info, crew, tiles, out, run_key, existing, estimate, notes)
+
+
+def _find(settings: RunSettings, aoi: Aoi | None) -> tuple[list[Scene], list[str]]:
+    sources = settings.source or (settings.catalog,)
+    area = aoi.in_crs(LON_LAT) if aoi is not None else None
+    scenes = find_scenes(sources, parse_interval(settings.datetime), area)
+    if len(scenes) > MAX_SCENES:
+        raise CatalogError(f"at most {MAX_SCENES} scenes in one run", f"{len(scenes)}", "Narrow --datetime, --aoi or --source.")
+    undated = sum(s.datetime is None for s in scenes)
+    notes = [f"{undated} of {len(scenes)} scenes have no date: they go below the dated ones"] if 0 < undated < len(scenes) else []
+    return _ordered(scenes, settings.composite), notes
+
+
+def _ordered(scenes: Sequence[Scene], composite: str) -> list[Scene]:
+    """On top first. Scenes of equal date, and undated ones, keep the order of their ids."""
+    if composite == "listed":
+        return list(scenes)
+    by_id = sorted(scenes, key=lambda s: s.id)
+    dated = [s for s in by_id if s.datetime is not None]
+    dated.sort(key=lambda s: s.datetime.timestamp() if s.datetime else 0.0, reverse=composite == "newest")
+    return dated + [s for s in by_id if s.datetime is None]
+
+
+def _where(aoi: Aoi | None, scenes: Sequence[Scene]) -> shapely.Geometry:
+    outlines = shapely.union_all([s.info.footprint for s in scenes])
+    return shapely.intersection(aoi.in_crs(LON_LAT), outlines) if aoi is not None else outlines
+
+
+def _prepare(scenes: Sequence[Scene], settings: RunSettings) -> tuple[tuple[SceneJob, ...], list[str]]:
+    prepared, notes = [], []
+    radiometry = settings.radiometry
+    for scene in scenes:
+        bands = choose_bands(scene.info, settings.bands)
+        sample = read_sample(scene.info, bands, radiometry.sample_px)
+        stretch = measure_stretch(sample.image, sample.valid, radiometry.low_percent, radiometry.high_percent)
+        if stretch is None:
+            notes.append(f"{scene.id} has no valid pixel and is left out")
+            continue
+        if "alpha" in scene.info.colours and sample.opaque is None:
+            notes.append(f"{scene.id}: its alpha band holds measurements, not a mask, and is not used as one")
+        prepared.append(SceneJob(scene.id, scene.iso_datetime, scene.info, bands, sample.opaque, stretch))
+    if not prepared:
+        came = f"only nodata in {', '.join(s.id for s in scenes)}"
+        raise RasterError("a scene with valid pixels", came, "Check nodata values and masks.")
+    return tuple(prepared), notes
+
+
+def _tile_key(plan: TilePlan, scenes: Sequence[SceneJob], classes: ClassSet, info: ModelInfo) -> str:
+    return _digest(
+        {
+            "format": TILE_FORMAT,
+            "plan": plan.digest,
+            "scenes": [[s.info.href, s.info.fingerprint, s.bands, s.opaque, s.stretch.low, s.stretch.high] for s in scenes],
+            "prompts": [c.prompts for c in classes],
+            "model": [info.name, info.weights_sha256],
+        }
+    )
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _estimate(plan: TilePlan, tiles: int, classes: ClassSet, crew: Crew, settings: RunSettings) -> Estimate:
+    bands = len(classes) + 1
+    stored = tiles * plan.tile_px**2 * bands
+    grid_px = plan.grid.height * plan.grid.width
+    block_px = min(settings.vectors.block_px**2, grid_px)
+    # A batch is held as float32 image, scores and the model's features (about ten times the image); a block as scores and components.
+    batch = settings.workers.batch_size * min(plan.tile_px**2, grid_px) * 4 * (3 * 10 + len(classes))
+    memory = crew.count * (_TORCH_BYTES + batch) + block_px * (bands * 8 + 24)
+    return Estimate(disk_bytes=round(stored + grid_px * (bands + 1) * 0.5), memory_bytes=round(memory))

@@ -1,0 +1,213 @@
+"""The whole pipeline in plain Python: plan, infer, stitch, vectorize, publish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rs_pipeline import manifest
+from rs_pipeline.classes import NOT_OBSERVED
+from rs_pipeline.cog import BlockRaster, Look, label_colours
+from rs_pipeline.config import RunSettings
+from rs_pipeline.errors import SegmenterError
+from rs_pipeline.grid import Window
+from rs_pipeline.inference import BatchResult, check_unchanged
+from rs_pipeline.layers import LayerSummary, write_layers
+from rs_pipeline.mosaic import blend_block, label_block
+from rs_pipeline.plan import RunPlan, plan_run
+from rs_pipeline.products import staged, write_manifest
+from rs_pipeline.raster import burn_mask
+from rs_pipeline.reporting import Reporter, Silent
+from rs_pipeline.store import TileStore
+from rs_pipeline.vectorize import polygonize, polygonize_coverage
+from rs_pipeline.workers import infer, open_client
+
+PRODUCTS = ("layers.gpkg", "labels.tif", "scores.tif")
+
+
+@dataclass
+class Inference:
+    """What became of the tiles."""
+
+    reused: int = 0
+    computed: int = 0
+    empty: int = 0
+    failed: list[tuple[int, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Stitched:
+    """The stitched rasters, still scratch."""
+
+    labels: BlockRaster
+    scores: BlockRaster
+    sources: BlockRaster
+    pixels: NDArray[np.int64]
+    """Count of pixels of the AOI by label, 0…255."""
+
+
+def run(settings: RunSettings, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Area of interest and class names in, georeferenced class layers out.
+
+    Returns
+    -------
+    The content of the run folder's `run.json`.
+
+    Raises
+    ------
+    RsSegError: nothing was published; tiles that were computed stay in the store, and running again goes on from there.
+    """
+    return execute(plan_run(settings), reporter or Silent())
+
+
+def execute(plan: RunPlan, reporter: Reporter) -> dict[str, Any]:
+    """Do what was planned. A run that is complete already is not done again."""
+    for note in plan.notes:
+        reporter.note(note)
+    if is_complete(plan) and plan.existing is not None:
+        reporter.note(f"{plan.out} holds this very run already")
+        return plan.existing
+    clock = _Clock()
+    with TileStore(plan.job.store).lock(), staged(plan.out, replace=plan.existing is not None or plan.settings.overwrite) as folder:
+        with clock("infer"):
+            tiles = infer_tiles(plan, reporter)
+        with ExitStack() as scratch:
+            with clock("stitch"):
+                stitched = stitch(plan, folder, scratch, reporter)
+            with clock("vectorize"):
+                layers = vectorize(plan, stitched, folder, reporter)
+            with clock("write"):
+                stitched.labels.finish(folder / "labels.tif", "mode")
+                stitched.scores.finish(folder / "scores.tif", "average")
+        for raster in (stitched.labels, stitched.scores, stitched.sources):
+            raster.path.unlink()
+        check_unchanged(plan.job)
+        summary = manifest.describe_run(plan, manifest.Outcome(tiles.__dict__, stitched.pixels, layers, clock.seconds))
+        write_manifest(folder, summary)
+    return summary
+
+
+def is_complete(plan: RunPlan) -> bool:
+    """True where the run folder holds this very run with no failed tile."""
+    return plan.existing is not None and not plan.existing["tiles"]["failed"] and all((plan.out / name).is_file() for name in PRODUCTS)
+
+
+def infer_tiles(plan: RunPlan, reporter: Reporter) -> Inference:
+    """Compute the tiles that are not in the store yet.
+
+    Raises
+    ------
+    SegmenterError: every tile failed: that is not a gap in a map, it is no map.
+    """
+    done = TileStore(plan.job.store).done()
+    planned = [tile.index for tile in plan.job.plan.tiles()]
+    todo = [index for index in planned if index not in done]
+    result = Inference(reused=sum(done.get(index, False) for index in planned), empty=sum(not done.get(index, True) for index in planned))
+    reporter.stage("tiles", len(planned))
+    reporter.advance(len(planned) - len(todo))
+
+    def on_batch(batch: BatchResult) -> None:
+        result.computed += len(batch.done)
+        result.empty += len(batch.empty)
+        reporter.advance(len(batch.done) + len(batch.empty) + len(batch.failed))
+
+    if todo:
+        job = plan.job.save()
+        settings = plan.settings.workers
+        with open_client(plan.crew, settings, plan.job.store / "scratch") as client:
+            result.failed = sorted(infer(client, job, todo, settings, on_batch))
+    if result.failed and not (result.reused or result.computed):
+        fix = "Check the model and the source, for example on one tile with --aoi."
+        raise SegmenterError("tiles that can be computed", f"{len(result.failed)} failures, the first: {result.failed[0][1]}", fix)
+    for index, error in result.failed[:3]:
+        reporter.note(f"tile {index} failed and is not observed: {error}")
+    return result
+
+
+def stitch(plan: RunPlan, folder: Path, scratch: ExitStack, reporter: Reporter) -> Stitched:
+    """Blend the tiles and label the pixels, block by block, into rasters that are open until `scratch` closes."""
+    job, classes = plan.job, plan.job.classes
+    tags = manifest.raster_tags(plan)
+    look = Look(NOT_OBSERVED, ("class",), tags, label_colours([c.colour for c in classes]))
+
+    def raster(name: str, bands: int, look: Look) -> BlockRaster:
+        return scratch.enter_context(closing(BlockRaster(folder / f"{name}.part.tif", job.plan.grid, bands, look)))
+
+    stitched = Stitched(
+        raster("labels", 1, look),
+        raster("scores", len(classes), Look(NOT_OBSERVED, classes.names, tags)),
+        raster("sources", 1, Look(NOT_OBSERVED, ("scene",), {})),
+        np.zeros(256, np.int64),
+    )
+    store = TileStore(job.store)
+    thresholds = [c.threshold for c in classes]
+    blocks = list(_blocks(plan))
+    reporter.stage("stitch", len(blocks))
+    for window in blocks:
+        block = blend_block(window, job.plan, store.read, len(classes))
+        inside = _inside_aoi(plan, window)
+        scores = np.where(inside, block.scores, np.uint8(NOT_OBSERVED))
+        labels = label_block(scores, thresholds)
+        stitched.labels.write(window, labels[None])
+        stitched.scores.write(window, scores)
+        stitched.sources.write(window, np.where(inside, block.sources, np.uint8(NOT_OBSERVED))[None])
+        stitched.pixels[:] += np.bincount(labels[inside], minlength=256)
+        reporter.advance(1)
+    return stitched
+
+
+def vectorize(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporter) -> dict[str, LayerSummary]:
+    """Trace the classes and the coverage into `layers.gpkg`."""
+    grid, block_px = plan.job.plan.grid, plan.settings.vectors.block_px
+    classes = plan.job.classes
+
+    def read_block(window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+        reporter.advance(1)
+        return stitched.labels.read(window)[0], stitched.scores.read(window), stitched.sources.read(window)[0]
+
+    def read_labels(window: Window) -> NDArray[np.uint8]:
+        reporter.advance(1)
+        return stitched.labels.read(window)[0]
+
+    reporter.stage("vectorize", 2 * len(list(_blocks(plan))))
+    return write_layers(
+        folder / "layers.gpkg",
+        grid.crs,
+        classes,
+        polygonize(grid, len(classes), read_block, block_px, plan.settings.vectors.min_area_m2),
+        polygonize_coverage(grid, read_labels, block_px),
+        [(s.id, s.datetime) for s in plan.job.scenes],
+    )
+
+
+def _blocks(plan: RunPlan) -> Iterator[Window]:
+    grid, size = plan.job.plan.grid, plan.settings.vectors.block_px
+    for row in range(0, grid.height, size):
+        for col in range(0, grid.width, size):
+            yield Window(row, col, min(size, grid.height - row), min(size, grid.width - col))
+
+
+def _inside_aoi(plan: RunPlan, window: Window) -> NDArray[np.bool_]:
+    if plan.job.plan.aoi is None:
+        return np.ones(window.shape, np.bool_)
+    return burn_mask(plan.job.plan.aoi, plan.job.plan.grid.crop(window))
+
+
+class _Clock:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 3)

@@ -1,0 +1,168 @@
+"""Dask workers from configuration, and a sliding window of batches over them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rs_pipeline.config import WorkerSettings
+from rs_pipeline.errors import ClusterError, RsSegError
+from rs_pipeline.inference import BatchResult, infer_batch
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+SMALL_JOB_TILES = 64
+MAX_LOCAL_WORKERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """How a run is to be computed."""
+
+    kind: str
+    """`in-process`, `local`, `cuda`, or the address of a scheduler."""
+    count: int
+    """Worker processes; for `cuda` and a scheduler's address, whatever is there."""
+    threads: int | None
+    """CPU threads for the model in each worker; None where the workers were set up by somebody else."""
+
+
+def choose_crew(settings: WorkerSettings, tiles: int) -> Crew:
+    """Fill in what the settings leave open: small jobs stay in this process.
+
+    Raises
+    ------
+    ClusterError: an unknown kind of cluster.
+    """
+    kind, cores = settings.cluster, len(os.sched_getaffinity(0))
+    if kind == "auto":
+        kind = "in-process" if settings.count is None or settings.count == 1 or tiles <= SMALL_JOB_TILES else "local"
+    if kind == "in-process":
+        return Crew(kind, 1, cores)
+    if kind == "local":
+        count = settings.count or min(cores, MAX_LOCAL_WORKERS)
+        return Crew(kind, count, max(1, cores // count))
+    if kind == "cuda" or "://" in kind:
+        return Crew(kind, settings.count or 1, None)
+    raise ClusterError("a cluster of in-process, local, cuda or tcp://HOST:PORT", repr(kind), "Choose one of these.")
+
+
+@contextmanager
+def open_client(crew: Crew, settings: WorkerSettings, scratch: Path) -> Iterator[Client]:
+    """A client of the crew's workers; what was started here is stopped at the end.
+
+    Raises
+    ------
+    ClusterError: the scheduler does not answer, has no workers, or the CUDA extra is not installed.
+    """
+    from distributed import Client
+
+    # Lost connections are told by errors of our own; distributed's tracebacks about them only bury those.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    if "://" in crew.kind:
+        try:
+            client = Client(crew.kind, timeout=settings.connect_timeout_s, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            came = f"no answer from {crew.kind} ({error})"
+            raise ClusterError("a running Dask scheduler", came, "Start it, or check the address.") from error
+        with client:
+            if not client.scheduler_info()["workers"]:
+                raise ClusterError("a scheduler with workers", f"none at {crew.kind}", "Start `dask worker` processes that join it.")
+            yield client
+        return
+    with _cluster(crew, scratch) as cluster, Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+def _cluster(crew: Crew, scratch: Path) -> Any:
+    from distributed import LocalCluster
+
+    if crew.kind == "cuda":
+        try:
+            from dask_cuda import LocalCUDACluster
+        except ImportError as error:
+            raise ClusterError("dask-cuda for --cluster cuda", f"{error}", "Install it: pip install 'rs-seg[cuda]'.") from error
+        return LocalCUDACluster(dashboard_address=None, host="127.0.0.1", local_directory=str(scratch))
+    return LocalCluster(
+        n_workers=crew.count,
+        threads_per_worker=1,
+        processes=crew.kind == "local",
+        dashboard_address=None,
+        host="127.0.0.1" if crew.kind == "local" else None,
+        memory_limit=0,
+        local_directory=str(scratch),
+    )
+
+
+def infer(
+    client: Client, job_path: Path, indices: Sequence[int], settings: WorkerSettings, on_batch: Callable[[BatchResult], None]
+) -> list[tuple[int, str]]:
+    """Compute tiles, a window of batches at a time, whatever their number.
+
+    Parameters
+    ----------
+    job_path: a saved `Job` that the workers can read too.
+    on_batch: told of every batch that ended.
+
+    Returns
+    -------
+    Tiles that failed, with the error; the rest is in the store.
+
+    Raises
+    ------
+    RsSegError: what no retry mends (a source changed, the store is full, the model does not load).
+    """
+    from distributed import as_completed
+
+    batches = iter([tuple(indices[i : i + settings.batch_size]) for i in range(0, len(indices), settings.batch_size)])
+    workers = max(1, len(client.scheduler_info()["workers"]))
+
+    def submit(batch: tuple[int, ...]) -> Any:
+        return client.submit(infer_batch, job_path, batch, settings.retries, pure=False)
+
+    running = {future: batch for batch in islice(batches, workers * settings.ahead) for future in [submit(batch)]}
+    failed: list[tuple[int, str]] = []
+    finished = as_completed(list(running))
+    for future in finished:
+        batch = running.pop(future)
+        result, again = _outcome(future, batch)
+        for part in again:
+            retry = submit(part)
+            running[retry] = part
+            finished.add(retry)
+        if result is not None:
+            failed.extend(result.failed)
+            on_batch(result)
+        for following in islice(batches, 1):
+            new = submit(following)
+            running[new] = following
+            finished.add(new)
+    return failed
+
+
+def _outcome(future: Any, batch: tuple[int, ...]) -> tuple[BatchResult | None, list[tuple[int, ...]]]:
+    """The result of a batch, or the smaller batches to try instead of one that took its workers down."""
+    from distributed import CancelledError, KilledWorker
+
+    if future.status == "lost":
+        return None, [batch]
+    try:
+        return future.result(), []
+    except RsSegError:
+        raise
+    except KilledWorker as error:
+        if len(batch) > 1:
+            return None, [(index,) for index in batch]
+        return BatchResult((), (), ((batch[0], f"KilledWorker: {error.last_worker} died while computing it"),)), []
+    except CancelledError as error:
+        raise ClusterError("a scheduler that stays", f"the connection was lost ({error})", "Run again: finished tiles are kept.") from error
+    except Exception as error:  # noqa: BLE001 - a worker that cannot even start the task: its tiles are failed, not lost
+        line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return BatchResult((), (), tuple((index, line) for index in batch)), []

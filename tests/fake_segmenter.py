@@ -1,0 +1,103 @@
+"""Segmenters for tests: pointwise, so that tiling cannot change what they say; some of them fail on purpose.
+
+Named to the pipeline as `fake_segmenter:NAME`.
+"""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rs_pipeline.errors import SegmenterError
+from rs_pipeline.segmenter import ModelInfo
+
+TROUBLE = 1.0
+"""A red value, after the stretch, that makes the troubled segmenters fail."""
+
+
+class Pointwise:
+    """Class k scores as band (k - 1) mod 3: red, green, blue."""
+
+    def segment(self, images, valid, classes):
+        return np.stack([images[:, (c.value - 1) % 3] for c in classes], axis=1)
+
+
+class Failing(Pointwise):
+    def segment(self, images, valid, classes):
+        if (images[:, 0] >= TROUBLE).any():
+            raise RuntimeError("red is\ntoo much")
+        return super().segment(images, valid, classes)
+
+
+class Killing(Pointwise):
+    def segment(self, images, valid, classes):
+        if (images[:, 0] >= TROUBLE).any():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().segment(images, valid, classes)
+
+
+class Nonsense(Pointwise):
+    def segment(self, images, valid, classes):
+        return super().segment(images, valid, classes) * 2 + 1
+
+
+class Counting(Pointwise):
+    """Leaves a line for every tile in the file that RS_SEG_TEST_LOG names."""
+
+    def segment(self, images, valid, classes):
+        with Path(os.environ["RS_SEG_TEST_LOG"]).open("a") as log:
+            log.write("tile\n" * len(images))
+        return super().segment(images, valid, classes)
+
+
+@dataclass(frozen=True)
+class Provider:
+    segmenter: type | None
+    vocabulary: tuple[str, ...] | None = None
+
+    def info(self):
+        return ModelInfo(
+            name="fake",
+            description="bands as scores",
+            weights_sha256="0" * 64,
+            gsd_m=0.5,
+            gsd_range_m=(0.25, 2.0),
+            tile_px=64,
+            vocabulary=self.vocabulary,
+            fuller_model="sam3",
+        )
+
+    def load(self, device, threads):
+        if self.segmenter is None:
+            raise SegmenterError("weights", "none", "Bring some.")
+        return self.segmenter()
+
+
+def pointwise(folder):
+    return Provider(Pointwise)
+
+
+def failing(folder):
+    return Provider(Failing)
+
+
+def killing(folder):
+    return Provider(Killing)
+
+
+def nonsense(folder):
+    return Provider(Nonsense)
+
+
+def counting(folder):
+    return Provider(Counting)
+
+
+def unloadable(folder):
+    return Provider(None)
+
+
+def narrow(folder):
+    return Provider(Pointwise, vocabulary=("road", "water"))
