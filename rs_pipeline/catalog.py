@@ -18,6 +18,7 @@ from rs_pipeline.raster import RasterInfo, describe
 
 GEOTIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 SCENES = "scenes"
+_STAC_ERRORS = (pystac.STACError, pystac.STACTypeError, ValueError, KeyError, TypeError)
 _METRES_PER_DEGREE = 111_320.0
 
 
@@ -154,7 +155,7 @@ def read_items(path: Path) -> list[pystac.Item]:
         if isinstance(stac, pystac.Item):
             return [stac]
         return list(stac.get_items(recursive=True)) if isinstance(stac, pystac.Catalog) else []
-    except (pystac.STACError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*_STAC_ERRORS, OSError, AttributeError) as error:
         raise CatalogError("a STAC catalog, collection or item", f"{path} ({' '.join(str(error).split())})", "Check the file.") from error
 
 
@@ -272,7 +273,7 @@ def _open_or_make(path: Path) -> pystac.Catalog:
         return pystac.Catalog(path.parent.name, "Scenes of the archive and products of its runs", href=str(path.resolve()))
     try:
         return pystac.Catalog.from_file(str(path))
-    except (pystac.STACError, ValueError, KeyError, TypeError) as error:
+    except _STAC_ERRORS as error:
         raise CatalogError("a STAC catalog", f"{path} ({' '.join(str(error).split())})", "Move it away, or name another.") from error
 
 

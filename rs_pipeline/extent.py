@@ -87,7 +87,7 @@ def build_grid(crs: CRS, gsd_m: float, aoi: Aoi | None, scenes: Sequence[Scene])
 def _outline(scene: Scene, crs: CRS) -> BaseGeometry:
     info = scene.info
     if info.crs == crs:
-        corners = [info.transform * p for p in ((0, 0), (info.width, 0), (info.width, info.height), (0, info.height))]
+        corners = [info.transform @ p for p in ((0, 0), (info.width, 0), (info.width, info.height), (0, info.height))]
         return shapely.Polygon(corners)
     return Aoi(info.footprint, LON_LAT).in_crs(crs)
 

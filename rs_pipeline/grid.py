@@ -96,7 +96,7 @@ class Grid:
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """(minx, miny, maxx, maxy) of the pixel corners."""
-        corners = [self.transform * (c, r) for c in (0, self.width) for r in (0, self.height)]
+        corners = [self.transform @ (c, r) for c in (0, self.width) for r in (0, self.height)]
         xs, ys = zip(*corners, strict=True)
         return min(xs), min(ys), max(xs), max(ys)
 
@@ -104,7 +104,7 @@ class Grid:
         """The part of this grid under `window`, with its own transform."""
         if not self.window.contains(window):
             raise ValueError(f"{window} is not inside a grid of {self.height} x {self.width} pixels")
-        shifted = self.transform * Affine.translation(window.col_off, window.row_off)
+        shifted = self.transform @ Affine.translation(window.col_off, window.row_off)
         return Grid(self.crs, shifted, window.height, window.width)
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ from rs_pipeline.errors import RasterError
 from rs_pipeline.grid import Grid, Window
 
 CACHE_MB = 256
+"""Memory that GDAL may use for blocks of open files, per process."""
+BLOCK_PX = 512
+"""Side of the blocks of the grid that images are warped in."""
+_BLOCKS_KEPT_BYTES = 128e6
 _HALF_OPAQUE = 127
 _MASKLIKE_SHARE = 0.98
 
@@ -110,7 +115,7 @@ def ground_sampling_distance(crs: CRS, transform: Affine, height: int, width: in
     RasterError: the centre is outside what the CRS can express.
     """
     row, col = height / 2, width / 2
-    points = [transform * p for p in ((col, row), (col + 1, row), (col, row + 1))]
+    points = [transform @ p for p in ((col, row), (col + 1, row), (col, row + 1))]
     try:
         xs, ys = zip(*points, strict=True)
         lons, lats = Transformer.from_crs(crs, 4326, always_xy=True).transform(xs, ys, errcheck=True)
@@ -187,7 +192,8 @@ def _opaque_from(alpha: NDArray[Any]) -> float | None:
 class SceneReader:
     """One image, seen on the run's grid. Keeps the file open: one per worker and scene.
 
-    Every pixel depends on the grid alone and not on the window it is read in: GDAL warps in fixed blocks of the grid.
+    Every pixel depends on the grid alone and not on the window it is read in. GDAL's fast warper does not promise that:
+    it interpolates coordinates across the window it is asked for. So it is always asked for the same blocks of the grid.
 
     Raises
     ------
@@ -211,9 +217,9 @@ class SceneReader:
                 width=grid.width,
                 height=grid.height,
                 resampling=_resampling(info, grid),
-                warp_mem_limit=64,
                 **_mask_options(nodata, has_alpha=has_alpha, per_dataset=MaskFlags.per_dataset in source.mask_flag_enums[0]),
             )
+        self._blocks: OrderedDict[tuple[int, int], tuple[Window, NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
         self._alpha_band = info.colours.index("alpha") + 1 if has_alpha else None
 
     def __enter__(self) -> Self:
@@ -229,14 +235,34 @@ class SceneReader:
 
     def read(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Values (3, H, W) float32 as stored, and valid (H, W), of a window of the grid."""
-        where = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
-        with _reading(self.href):
-            image = self._vrt.read(self._bands, window=where).astype(np.float32, copy=False)
-            if self._alpha_band is not None:
-                valid = self._vrt.read(self._alpha_band, window=where) >= self._opaque
-            else:
-                valid = self._vrt.dataset_mask(window=where) > _HALF_OPAQUE
+        image = np.empty((3, *window.shape), np.float32)
+        valid = np.empty(window.shape, np.bool_)
+        for row in range(window.row_off // BLOCK_PX, (window.row_stop - 1) // BLOCK_PX + 1):
+            for col in range(window.col_off // BLOCK_PX, (window.col_stop - 1) // BLOCK_PX + 1):
+                block, values, seen = self._block(row, col)
+                part = block.intersection(window)
+                if part is not None:
+                    image[:, *part.slices(window)] = values[:, *part.slices(block)]
+                    valid[part.slices(window)] = seen[part.slices(block)]
         return image, valid & np.isfinite(image).all(axis=0)
+
+    def _block(self, row: int, col: int) -> tuple[Window, NDArray[Any], NDArray[np.bool_]]:
+        if (row, col) in self._blocks:
+            self._blocks.move_to_end((row, col))
+            return self._blocks[row, col]
+        top, left = row * BLOCK_PX, col * BLOCK_PX
+        block = Window(top, left, min(BLOCK_PX, self._vrt.height - top), min(BLOCK_PX, self._vrt.width - left))
+        where = RasterioWindow(block.col_off, block.row_off, block.width, block.height)
+        with _reading(self.href):
+            values = self._vrt.read(self._bands, window=where)
+            if self._alpha_band is not None:
+                seen = self._vrt.read(self._alpha_band, window=where) >= self._opaque
+            else:
+                seen = self._vrt.dataset_mask(window=where) > _HALF_OPAQUE
+        self._blocks[row, col] = block, values, seen
+        while len(self._blocks) > 1 and len(self._blocks) * (values.nbytes + seen.nbytes) > _BLOCKS_KEPT_BYTES:
+            self._blocks.popitem(last=False)
+        return self._blocks[row, col]
 
 
 def burn_mask(geometry: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
@@ -255,7 +281,7 @@ def _mask_options(nodata: float | None, *, has_alpha: bool, per_dataset: bool) -
 
 def _resampling(info: RasterInfo, grid: Grid) -> Resampling:
     """Nothing is invented where pixels coincide; means where many pixels become one; else bilinear."""
-    offset = ~info.transform * (grid.transform.c, grid.transform.f)
+    offset = ~info.transform @ (grid.transform.c, grid.transform.f)
     same_axes = np.allclose(
         [info.transform.a, info.transform.b, info.transform.d, info.transform.e],
         [grid.transform.a, grid.transform.b, grid.transform.d, grid.transform.e],

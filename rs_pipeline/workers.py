@@ -129,7 +129,7 @@ def infer(
 
     running = {future: batch for batch in islice(batches, workers * settings.ahead) for future in [submit(batch)]}
     failed: list[tuple[int, str]] = []
-    finished = as_completed(list(running))
+    finished = as_completed(list(running), loop=client.loop)
     for future in finished:
         batch = running.pop(future)
         result, again = _outcome(future, batch)

@@ -1,0 +1,158 @@
+import datetime as dt
+import json
+import shutil
+
+import pystac
+import pytest
+import shapely
+from conftest import random_pixels
+
+from rs_pipeline.catalog import add_scenes, find_scenes, image_href, parse_interval, read_items, validate_catalog
+from rs_pipeline.errors import CatalogError, RasterError, UsageError
+
+ALWAYS = parse_interval(None)
+
+
+def ids(scenes):
+    return [s.id for s in scenes]
+
+
+def test_a_file_a_folder_and_a_catalog_give_the_same_scenes(make_scene, tmp_path):
+    make_scene("archive/a_20240501.tif")
+    make_scene("archive/deep/b-2024-06-01.TIFF")
+    (tmp_path / "archive" / "notes.txt").write_text("not an image")
+    folder = find_scenes([str(tmp_path / "archive")], ALWAYS, None)
+    add_scenes(tmp_path / "cat" / "catalog.json", [str(tmp_path / "archive")], None)
+    catalog = find_scenes([str(tmp_path / "cat" / "catalog.json")], ALWAYS, None)
+    assert sorted(ids(folder)) == sorted(ids(catalog)) == ["a_20240501", "b-2024-06-01"]
+    assert {(s.info.href, s.datetime) for s in folder} == {(s.info.href, s.datetime) for s in catalog}
+    assert next(s for s in folder if s.id == "a_20240501").iso_datetime == "2024-05-01T00:00:00Z"
+
+
+def test_the_tag_says_when_else_the_name_else_nobody(make_scene):
+    tagged = make_scene("x_20200101.tif")
+    import rasterio
+
+    with rasterio.open(tagged, "r+") as file:
+        file.update_tags(TIFFTAG_DATETIME="2021:02:03 04:05:06")
+    plain = make_scene("scene_12345678.tif")
+    (a,) = find_scenes([str(tagged)], ALWAYS, None)
+    (b,) = find_scenes([str(plain)], ALWAYS, None)
+    assert a.datetime == dt.datetime(2021, 2, 3, 4, 5, 6, tzinfo=dt.UTC)
+    assert b.datetime is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, ["a_20240501", "b_20240601", "c"]),
+        ("2024-05-01", ["a_20240501"]),
+        ("2024-05-01/2024-05-31", ["a_20240501"]),
+        ("2024-05-15/", ["b_20240601"]),
+        ("../2024-06-01", ["a_20240501", "b_20240601"]),
+        ("/", ["a_20240501", "b_20240601", "c"]),
+    ],
+)
+def test_dates_choose_scenes_both_ends_included(make_scene, tmp_path, text, expected):
+    for name in ("a_20240501", "b_20240601", "c"):
+        make_scene(f"archive/{name}.tif")
+    assert sorted(ids(find_scenes([str(tmp_path / "archive")], parse_interval(text), None))) == expected
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2024-06-01/2024-05-01", "2024-13-01"])
+def test_bad_dates_are_a_usage_error(text):
+    with pytest.raises(UsageError, match="--datetime") as caught:
+        parse_interval(text)
+    assert caught.value.exit_code == 2
+
+
+def test_the_aoi_chooses_scenes(make_scene, tmp_path):
+    near = make_scene("archive/near.tif")
+    make_scene("archive/far.tif", origin=(600_000, 5_400_000))
+    (scene,) = find_scenes([str(near)], ALWAYS, None)
+    aoi = shapely.box(*scene.info.footprint.bounds).buffer(1e-5)
+    assert ids(find_scenes([str(tmp_path / "archive")], ALWAYS, aoi)) == ["near"]
+    with pytest.raises(CatalogError, match="a scene that meets the AOI"):
+        find_scenes([str(near)], ALWAYS, shapely.box(0, 0, 1, 1))
+
+
+def test_equal_names_in_two_folders_stay_apart(make_scene, tmp_path):
+    make_scene("archive/a/scene.tif")
+    make_scene("archive/b/scene.tif")
+    assert sorted(ids(find_scenes([str(tmp_path / "archive")], ALWAYS, None))) == ["a/scene", "b/scene"]
+
+
+def test_adding_twice_renews_and_does_not_double(make_scene, tmp_path):
+    scene = make_scene("a_20240501.tif")
+    catalog = tmp_path / "cat" / "catalog.json"
+    assert add_scenes(catalog, [str(scene)], None) == (["a_20240501"], [])
+    assert add_scenes(catalog, [str(scene)], dt.datetime(2020, 1, 1, tzinfo=dt.UTC)) == ([], ["a_20240501"])
+    (item,) = read_items(catalog)
+    assert item.datetime == dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    add_scenes(catalog, [str(make_scene("b.tif"))], None)
+    assert sorted(i.id for i in read_items(catalog)) == ["a_20240501", "b"]
+
+
+def test_items_are_valid_stac_and_small(make_scene, tmp_path):
+    catalog = tmp_path / "cat" / "catalog.json"
+    add_scenes(catalog, [str(make_scene("a_20240501.tif")), str(make_scene("undated.tif"))], None)
+    assert validate_catalog(catalog) == []
+    root = pystac.Catalog.from_file(str(catalog))
+    root.validate_all()
+    for item in read_items(catalog):
+        assert item.properties["gsd"] == pytest.approx(0.5, rel=1e-2)
+        assert len(json.dumps(item.to_dict())) < 4000
+
+
+def test_a_catalog_moved_with_its_images_still_works(make_scene, tmp_path):
+    make_scene("one/images/a.tif")
+    add_scenes(tmp_path / "one" / "catalog.json", [str(tmp_path / "one" / "images")], None)
+    shutil.move(tmp_path / "one", tmp_path / "two")
+    (scene,) = find_scenes([str(tmp_path / "two" / "catalog.json")], ALWAYS, None)
+    assert scene.info.href == str(tmp_path / "two" / "images" / "a.tif")
+
+
+def test_a_missing_image_is_found_by_validation(make_scene, tmp_path):
+    path = make_scene("a.tif")
+    catalog = tmp_path / "cat" / "catalog.json"
+    add_scenes(catalog, [str(path)], None)
+    path.unlink()
+    (problem,) = validate_catalog(catalog)
+    assert problem.startswith("a: expected an image that GDAL can read")
+    with pytest.raises(RasterError, match="a.tif"):
+        find_scenes([str(catalog)], ALWAYS, None)
+
+
+def test_bad_sources_are_refused_in_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    for source, message in {
+        "missing.json": "rs-seg demo",
+        "empty": "a folder with GeoTIFFs",
+        "broken.json": "a STAC catalog",
+        "other.json": "a STAC catalog",
+    }.items():
+        with pytest.raises(CatalogError, match=message) as caught:
+            find_scenes([str(tmp_path / source)], ALWAYS, None)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_existing_file_that_is_no_catalog_is_not_overwritten(make_scene, tmp_path):
+    path = tmp_path / "catalog.json"
+    path.write_text('{"precious": true}')
+    with pytest.raises(CatalogError, match="a STAC catalog"):
+        add_scenes(path, [str(make_scene("a.tif"))], None)
+    assert path.read_text() == '{"precious": true}'
+
+
+def test_real_stac_items_are_read(shared_data):
+    items = {i.id: i for i in read_items(shared_data / "stac_fixtures" / "stac-spec" / "examples" / "catalog.json")}
+    assert set(items) == {"CS3-20160503_132131_08", "proj-example"}
+    with pytest.raises(CatalogError, match="2 GeoTIFF assets"):
+        image_href(items["CS3-20160503_132131_08"])
+
+
+def test_pixels_do_not_matter_to_a_catalog(make_scene, tmp_path):
+    add_scenes(tmp_path / "c" / "catalog.json", [str(make_scene("grey.tif", random_pixels(bands=1)))], None)
+    assert len(read_items(tmp_path / "c" / "catalog.json")) == 1

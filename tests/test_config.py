@@ -1,0 +1,85 @@
+import pytest
+import yaml
+
+from rs_pipeline.config import RunSettings, configs_folder, load_settings
+from rs_pipeline.errors import ConfigError
+from rs_pipeline.vocabulary import load_vocabulary
+
+
+def test_the_shipped_file_holds_every_setting_and_nothing_else():
+    shipped = yaml.safe_load((configs_folder() / "run.yaml").read_text())
+    assert set(shipped) == set(RunSettings.model_fields)
+    for name, field in RunSettings.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            assert set(shipped[name]) == set(field.annotation.model_fields)
+
+
+def test_later_wins_file_flags_set(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("gsd_m: 2.0\nworkers: {batch_size: 9, retries: 5}\n")
+    settings = load_settings(mine, {"workers.batch_size": 8, "gsd_m": None}, ["workers.retries=7"])
+    assert (settings.gsd_m, settings.workers.batch_size, settings.workers.retries) == (2.0, 8, 7)
+    assert settings.workers.cluster == "auto"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("wokers.count=2", "Did you mean 'workers'"),
+        ("workers.cont=2", "Did you mean 'workers.count'"),
+        ("gsd_m=-1", "greater than 0"),
+        ("gsd_m=.inf", "finite"),
+        ("gsd_m=abc", "valid number"),
+        ("tile_px=1.5", "tile_px"),
+        ("composite=oldst", "composite"),
+        ("bands=[1,2]", "bands"),
+        ("workers=3", "a mapping under workers"),
+        ("gsd_m", "KEY=VALUE"),
+        ("gsd_m=[1", "YAML"),
+    ],
+)
+def test_a_bad_setting_is_one_line_that_says_what_to_do(text, message):
+    with pytest.raises(ConfigError) as caught:
+        load_settings(sets=[text])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_missing_or_broken_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere.yaml"):
+        load_settings(tmp_path / "nowhere.yaml")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(ConfigError, match="mapping"):
+        load_settings(tmp_path / "list.yaml")
+
+
+def test_classes_keep_their_order_and_know_their_colours():
+    classes = load_vocabulary("default").class_set(["Water", "street", "quay  wall"])
+    assert [(c.value, c.name, c.prompts) for c in classes] == [
+        (1, "water", ("water",)),
+        (2, "street", ("street",)),
+        (3, "quay wall", ("quay wall",)),
+    ]
+    road = load_vocabulary("default").class_set(["road"])
+    assert next(iter(road)).colour == list(classes)[1].colour
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [((), "class names"), (("road", ""), "class names"), (("road", "Road"), "'road' 2 times"), (("coverage",), "name of a layer")],
+)
+def test_bad_class_lists_are_refused(names, message):
+    with pytest.raises(Exception, match=message) as caught:
+        load_vocabulary("default").class_set(names)
+    assert caught.value.exit_code == 2
+
+
+def test_a_vocabulary_of_ones_own_by_path(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text('quay:\n  prompts: [quay, dock]\n  colour: "#010203"\n  threshold: 0.3\n')
+    (quay,) = load_vocabulary(str(mine)).class_set(["quay"])
+    assert (quay.prompts, quay.colour, quay.threshold) == (("quay", "dock"), (1, 2, 3), 0.3)
+    mine.write_text("quay:\n  prompts: []\n  colour: red\n")
+    with pytest.raises(ConfigError, match="quay|prompts"):
+        load_vocabulary(str(mine))
