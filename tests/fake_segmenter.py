@@ -13,7 +13,7 @@ import numpy as np
 from rs_pipeline.errors import SegmenterError
 from rs_pipeline.segmenter import ModelInfo
 
-TROUBLE = 1.0
+TROUBLE = 0.999
 """A red value, after the stretch, that makes the troubled segmenters fail."""
 
 
