@@ -34,7 +34,7 @@ def describe_dry_run(plan: RunPlan) -> dict[str, Any]:
         "workers": {"kind": plan.crew.kind, "count": plan.crew.count},
         "memory_bytes": plan.estimate.memory_bytes,
         "disk_bytes": plan.estimate.disk_bytes,
-        "seconds_per_tile": round(seconds_per_tile, 3),
+        "seconds_per_tile": seconds_per_tile,
         "seconds": round(left * seconds_per_tile, 1),
         "out": str(plan.out),
         "notes": list(plan.notes),

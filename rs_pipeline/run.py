@@ -122,7 +122,9 @@ def infer_tiles(plan: RunPlan, reporter: Reporter) -> Inference:
         job = plan.job.save()
         settings = plan.settings.workers
         with open_client(plan.crew, settings, plan.job.store / "scratch") as client:
-            result.failed = sorted(infer(client, job, todo, settings, on_batch))
+            failed = infer(client, job, todo, settings, on_batch)
+        lost = set(todo) - set(TileStore(plan.job.store).done()) - {index for index, _ in failed}
+        result.failed = sorted(failed + [(index, "lost: no worker put it into the store") for index in lost])
     if result.failed and not (result.reused or result.computed):
         fix = "Check the model and the source, for example on one tile with --aoi."
         raise SegmenterError("tiles that can be computed", f"{len(result.failed)} failures, the first: {result.failed[0][1]}", fix)

@@ -16,7 +16,7 @@ from rs_pipeline.errors import ClusterError, RsSegError
 from rs_pipeline.inference import BatchResult, infer_batch
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 SMALL_JOB_TILES = 64
 MAX_LOCAL_WORKERS = 4
@@ -77,7 +77,14 @@ def open_client(crew: Crew, settings: WorkerSettings, scratch: Path) -> Iterator
                 raise ClusterError("a scheduler with workers", f"none at {crew.kind}", "Start `dask worker` processes that join it.")
             yield client
         return
-    with _cluster(crew, scratch) as cluster, Client(cluster, set_as_default=False) as client:
+    import dask.config
+
+    # A worker that dies names as suspects all the batches it held; `infer` tries their tiles again, one by one.
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        _cluster(crew, scratch) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
         yield client
 
 
@@ -127,42 +134,44 @@ def infer(
     def submit(batch: tuple[int, ...]) -> Any:
         return client.submit(infer_batch, job_path, batch, settings.retries, pure=False)
 
-    running = {future: batch for batch in islice(batches, workers * settings.ahead) for future in [submit(batch)]}
+    running = {submit(batch): batch for batch in islice(batches, workers * settings.ahead)}
     failed: list[tuple[int, str]] = []
+    suspects: list[int] = []
     finished = as_completed(list(running), loop=client.loop)
     for future in finished:
         batch = running.pop(future)
-        result, again = _outcome(future, batch)
-        for part in again:
-            retry = submit(part)
-            running[retry] = part
-            finished.add(retry)
-        if result is not None:
+        result = _outcome(future)
+        if result is None:
+            suspects.extend(batch)
+        else:
             failed.extend(result.failed)
             on_batch(result)
         for following in islice(batches, 1):
             new = submit(following)
             running[new] = following
             finished.add(new)
+    for index in suspects:
+        # Nothing else runs now: if the worker dies, it was this tile.
+        result = _outcome(submit((index,))) or BatchResult((), (), ((index, "KilledWorker: the worker died while computing it"),))
+        failed.extend(result.failed)
+        on_batch(result)
     return failed
 
 
-def _outcome(future: Any, batch: tuple[int, ...]) -> tuple[BatchResult | None, list[tuple[int, ...]]]:
-    """The result of a batch, or the smaller batches to try instead of one that took its workers down."""
+def _outcome(future: Future[BatchResult]) -> BatchResult | None:
+    """The result of a batch; None where it was lost with its worker."""
     from distributed import CancelledError, KilledWorker
 
     if future.status == "lost":
-        return None, [batch]
+        return None
     try:
-        return future.result(), []
-    except RsSegError:
-        raise
-    except KilledWorker as error:
-        if len(batch) > 1:
-            return None, [(index,) for index in batch]
-        return BatchResult((), (), ((batch[0], f"KilledWorker: {error.last_worker} died while computing it"),)), []
+        return future.result()
+    except KilledWorker:
+        return None
     except CancelledError as error:
         raise ClusterError("a scheduler that stays", f"the connection was lost ({error})", "Run again: finished tiles are kept.") from error
-    except Exception as error:  # noqa: BLE001 - a worker that cannot even start the task: its tiles are failed, not lost
-        line = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return BatchResult((), (), tuple((index, line) for index in batch)), []
+    except RsSegError:
+        raise
+    except Exception as error:  # what a tile raises is caught where it is computed: this is the worker's own trouble
+        fix = "Install the same version, with the model, on every worker."
+        raise ClusterError("workers that can run a task of this run", f"{type(error).__name__}: {error}", fix) from error

@@ -1,0 +1,100 @@
+"""Real Dask workers: local processes, a scheduler of somebody else's, and workers that die."""
+
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import random_pixels
+
+from rs_pipeline.config import load_settings
+from rs_pipeline.errors import ClusterError
+from rs_pipeline.run import run
+from rs_pipeline.workers import choose_crew
+
+
+def labels_of(summary):
+    with rasterio.open(Path(summary["out"]) / "labels.tif") as file:
+        return file.read(1)
+
+
+@contextmanager
+def running(*command):
+    process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for_workers(address, count):
+    from distributed import Client
+
+    with Client(address, timeout=60, set_as_default=False) as client:
+        client.wait_for_workers(count, timeout=60)
+
+
+def test_the_crew_fits_the_job():
+    def crew(tiles, **flags):
+        return choose_crew(load_settings(flags={f"workers.{k}": v for k, v in flags.items()}).workers, tiles)
+
+    assert crew(10).kind == "in-process"
+    assert crew(10, count=2).kind == "in-process"
+    assert (crew(1000, count=2).kind, crew(1000, count=2).count) == ("local", 2)
+    assert crew(10, cluster="local", count=3).count == 3
+    assert crew(10, cluster="tcp://127.0.0.1:9").kind == "tcp://127.0.0.1:9"
+    with pytest.raises(ClusterError, match="in-process, local, cuda or tcp"):
+        crew(10, cluster="slurm")
+
+
+def test_a_running_scheduler_with_two_workers_gives_what_one_process_gives(make_scene, settings_for, tmp_path):
+    scene = make_scene()
+    expected = labels_of(run(settings_for(scene, out=str(tmp_path / "alone" / "run"))))
+    address = f"tcp://127.0.0.1:{free_port()}"
+    worker = ("distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path))
+    with running("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", address.rsplit(":", 1)[1], "--no-dashboard"):
+        with running(*worker), running(*worker):
+            wait_for_workers(address, 2)
+            summary = run(settings_for(scene, **{"workers.cluster": address, "workers.batch_size": 2}))
+        assert np.array_equal(labels_of(summary), expected)
+        with pytest.raises(ClusterError, match="a scheduler with workers"):
+            run(settings_for(scene, out=str(tmp_path / "none" / "run"), **{"workers.cluster": address}))
+
+
+def test_a_scheduler_that_does_not_answer_is_told_at_once(make_scene, settings_for):
+    started = time.monotonic()
+    settings = settings_for(make_scene(), sets=["workers.connect_timeout_s=0.5"], **{"workers.cluster": f"tcp://127.0.0.1:{free_port()}"})
+    with pytest.raises(ClusterError, match="a running Dask scheduler"):
+        run(settings)
+    assert time.monotonic() - started < 30
+    assert not Path(settings.out).exists()
+
+
+def test_a_tile_that_kills_its_worker_is_failed_and_the_others_are_done(make_scene, settings_for):
+    pixels = random_pixels(60, 120)
+    pixels[0, 20:25, 100:105] = 250
+    settings = settings_for(
+        make_scene(pixels=pixels),
+        model="fake_segmenter:killing",
+        sets=["radiometry.high_percent=100", "tile_px=40", "overlap_px=0"],
+        **{"workers.cluster": "local", "workers.count": 1, "workers.batch_size": 2},
+    )
+    summary = run(settings)
+    failed = {f["index"] for f in summary["tiles"]["failed"]}
+    labels = labels_of(summary)
+    assert failed == {2, 5}
+    assert "KilledWorker" in summary["tiles"]["failed"][0]["error"]
+    assert (labels[:40, 80:] == 255).all()
+    assert (labels[:, :80] != 255).all()
