@@ -1,0 +1,198 @@
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pyogrio
+import pytest
+import shapely
+from affine import Affine
+from pyproj import CRS
+
+from rs_pipeline import layers
+from rs_pipeline.classes import Class, ClassSet
+from rs_pipeline.errors import OutputError
+from rs_pipeline.grid import Grid, Window
+from rs_pipeline.layers import LayerSummary, write_layers
+from rs_pipeline.vectorize import Features, polygonize, polygonize_coverage
+
+LABELS = np.array([[1, 1, 0, 2], [0, 0, 0, 2], [1, 0, 255, 255]], np.uint8)
+SCORES = np.where(LABELS == 255, 255, np.array([[[127]], [[254]], [[0]]])).astype(np.uint8)
+SOURCES = np.array([[0, 0, 0, 1], [0, 0, 0, 1], [255, 0, 255, 255]], np.uint8)
+GRID = Grid(CRS.from_epsg(32633), Affine(10, 0, 500_000, 0, -10, 4_000_000), *LABELS.shape)
+SCENES = [("S2A", "2024-05-01T12:20:30+02:00"), ("no date", None)]
+
+
+def classes_named(*names: str) -> ClassSet:
+    return ClassSet(tuple(Class(i, name, (name,), (10 * i, 20, 30), 0.5) for i, name in enumerate(names, start=1)))
+
+
+CLASSES = classes_named("road", "open water", "empty")
+
+
+def features() -> Iterator[Features]:
+    def read(window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows, cols = window.slices()
+        return LABELS[rows, cols], SCORES[:, rows, cols], SOURCES[rows, cols]
+
+    return polygonize(GRID, 3, read, 2)
+
+
+def coverage() -> Iterator[Features]:
+    return polygonize_coverage(GRID, lambda window: LABELS[window.slices()], 2)
+
+
+def write(path: Path, classes: ClassSet = CLASSES) -> dict[str, LayerSummary]:
+    return write_layers(path, GRID.crs, classes, features(), coverage(), SCENES)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("layers") / "layers.gpkg"
+    write(path)
+    return path
+
+
+def query(path: Path, sql: str) -> list[tuple]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def test_there_is_one_layer_per_class_in_order_then_the_coverage(package: Path) -> None:
+    names = pyogrio.list_layers(package)
+    assert [tuple(row) for row in names[:4]] == [(name, "Polygon") for name in (*CLASSES.names, "coverage")]
+
+
+def test_features_carry_what_is_known_of_them(package: Path) -> None:
+    roads = pyogrio.read_dataframe(package, layer="road").sort_values("id")
+    assert roads.crs == GRID.crs
+    assert roads["id"].tolist() == [0, 8]
+    assert roads["class"].tolist() == ["road", "road"]
+    assert roads["area_m2"].tolist() == [200.0, 100.0]
+    assert roads["score_mean"].tolist() == [0.5, 0.5]
+    assert roads["scene"].iloc[0] == "S2A"
+    assert roads["scene"].isna().tolist() == [False, True]
+    assert roads["datetime"].iloc[0].isoformat() == "2024-05-01T10:20:30+00:00"
+    assert roads["datetime"].isna().tolist() == [False, True]
+    assert roads.geometry.iloc[0].equals(shapely.box(500_000, 3_999_990, 500_020, 4_000_000))
+
+
+def test_a_scene_without_a_date_leaves_it_empty(package: Path) -> None:
+    water = pyogrio.read_dataframe(package, layer="open water")
+    assert water["scene"].tolist() == ["no date"]
+    assert water["datetime"].isna().all()
+
+
+def test_a_class_that_was_not_found_has_a_layer_with_the_same_columns(package: Path) -> None:
+    empty, road = (pyogrio.read_info(package, layer=name) for name in ("empty", "road"))
+    assert empty["features"] == 0
+    assert empty["geometry_type"] == "Polygon"
+    assert empty["ogr_types"] == road["ogr_types"]
+    assert empty["crs"] == "EPSG:32633"
+    assert empty["fields"].tolist() == ["id", "class", "area_m2", "score_mean", "scene", "datetime"]
+
+
+def test_the_coverage_says_where_the_grid_was_observed(package: Path) -> None:
+    table = pyogrio.read_dataframe(package, layer="coverage")
+    assert dict(zip(table["state"], table["area_m2"], strict=True)) == {"observed": 1000.0, "not observed": 200.0}
+
+
+def test_the_summary_is_of_whole_layers(tmp_path: Path) -> None:
+    summary = write(tmp_path / "layers.gpkg")
+    assert summary == {"road": LayerSummary(2, 300.0, 0.5), "open water": LayerSummary(1, 200.0, 1.0), "empty": LayerSummary(0, 0.0, None)}
+
+
+def test_the_mean_score_of_a_layer_weighs_pixels(tmp_path: Path) -> None:
+    batch = next(coverage())._replace(value=np.array([1], np.uint8), pixels=np.array([1]), score_mean=np.array([0.1]))
+    parts = [batch, batch._replace(pixels=np.array([3]), score_mean=np.array([0.5]))]
+    summary = write_layers(tmp_path / "layers.gpkg", GRID.crs, CLASSES, parts, [], SCENES)
+    assert summary["road"].score_mean == pytest.approx(0.4)
+
+
+def test_the_version_is_one_that_older_qgis_reads(package: Path) -> None:
+    assert query(package, "PRAGMA user_version") == [(10300,)]
+
+
+def test_every_layer_has_a_spatial_index(package: Path) -> None:
+    indexed = query(package, "SELECT table_name FROM gpkg_extensions WHERE extension_name = 'gpkg_rtree_index'")
+    assert {name for (name,) in indexed} == {*CLASSES.names, "coverage"}
+    assert query(package, "SELECT count(*) FROM rtree_road_geometry") == [(2,)]
+
+
+def styles(path: Path) -> dict[str, ET.Element]:
+    rows = query(path, "SELECT f_table_name, styleQML FROM layer_styles WHERE useAsDefault AND f_geometry_column = 'geometry'")
+    return {name: ET.fromstring(qml.split("\n", 1)[1]) for name, qml in rows}  # noqa: S314
+
+
+def test_every_layer_has_a_default_style_in_the_table_qgis_reads(package: Path) -> None:
+    assert set(styles(package)) == {*CLASSES.names, "coverage"}
+    assert query(package, "SELECT data_type FROM gpkg_contents WHERE table_name = 'layer_styles'") == [("attributes",)]
+
+
+def test_a_class_is_drawn_in_its_colour_and_half_transparent(package: Path) -> None:
+    options = {o.get("name"): o.get("value") for o in styles(package)["open water"].iter("Option")}
+    assert options["color"] == "20,20,30,110"
+    assert options["outline_color"] == "20,20,30,255"
+
+
+def test_the_coverage_is_drawn_by_state(package: Path) -> None:
+    style = styles(package)["coverage"]
+    symbols = {c.get("value"): c.get("symbol") for c in style.iter("category")}
+    brushes = {s.get("name"): [o.get("value") for o in s.iter("Option") if o.get("name") == "style"] for s in style.iter("symbol")}
+    assert style.find("renderer-v2").get("attr") == "state"
+    assert brushes[symbols["observed"]] == ["no"]
+    assert brushes[symbols["not observed"]] == ["b_diagonal"]
+
+
+def test_names_are_kept_whatever_is_in_them(tmp_path: Path) -> None:
+    names = ("it's", 'a "quoted" one', "水; DROP TABLE x")
+    write(tmp_path / "layers.gpkg", classes_named(*names))
+    assert pyogrio.list_layers(tmp_path / "layers.gpkg")[:3, 0].tolist() == list(names)
+    assert {*names, "coverage"} == set(styles(tmp_path / "layers.gpkg"))
+
+
+def test_many_small_batches_and_one_large_one_give_the_same_layers(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_PENDING_BYTES", 1)
+    write(tmp_path / "layers.gpkg")
+    for name in (*CLASSES.names, "coverage"):
+        one, other = (pyogrio.read_dataframe(path, layer=name) for path in (package, tmp_path / "layers.gpkg"))
+        assert one.equals(other)
+
+
+def test_a_file_that_exists_is_left_alone(package: Path) -> None:
+    before = package.read_bytes()
+    with pytest.raises(OutputError, match="exists"):
+        write(package)
+    assert package.read_bytes() == before
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="writable GeoPackage"):
+        write(tmp_path / "nowhere" / "layers.gpkg")
+
+
+def test_a_disk_that_fills_up_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(layers, "write_styles", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        write(tmp_path / "layers.gpkg")
+
+
+@pytest.mark.parametrize("names", [("Coverage",), ("road", "Road"), ("layer_styles",), ("gpkg_contents",)])
+def test_names_that_would_clash_are_refused_before_anything_is_written(names: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="another name"):
+        write(tmp_path / "layers.gpkg", classes_named(*names))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_in_the_pixels_is_not_taken_for_one_of_the_file(tmp_path: Path) -> None:
+    def broken() -> Iterator[Features]:
+        raise FileNotFoundError("labels.tif")
+        yield
+
+    with pytest.raises(FileNotFoundError):
+        write_layers(tmp_path / "layers.gpkg", GRID.crs, CLASSES, broken(), coverage(), SCENES)
