@@ -1,9 +1,8 @@
-"""The archive: which scenes a run may use, from files, folders and STAC catalogs, and new scenes into a catalog."""
+"""The archive: which scenes a run may use, from files, folders and STAC catalogs. `catalog_write` adds to one."""
 
 from __future__ import annotations
 
 import datetime as dt
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,12 @@ import pystac
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from rs_pipeline.errors import CatalogError, RasterError, UsageError
+from rs_pipeline.errors import CatalogError, UsageError
 from rs_pipeline.raster import RasterInfo, describe
 
 GEOTIFF_SUFFIXES = frozenset({".tif", ".tiff"})
-SCENES = "scenes"
-_STAC_ERRORS = (pystac.STACError, pystac.STACTypeError, ValueError, KeyError, TypeError)
-_METRES_PER_DEGREE = 111_320.0
+STAC_ERRORS = (pystac.STACError, pystac.STACTypeError, ValueError, KeyError, TypeError)
+"""What pystac raises on a file that is not STAC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ def find_scenes(sources: Sequence[str], interval: Interval, aoi: BaseGeometry | 
         when = "" if interval == Interval(None, None) else " in the dates asked"
         fix = "Check the AOI and --datetime; `rs-seg catalog list` shows what there is."
         raise CatalogError(f"a scene{where}{when}", f"none in {', '.join(sources)}", fix)
-    return _with_unique_ids(found)
+    return with_unique_ids(found)
 
 
 def _scenes_of(source: str, interval: Interval, aoi: BaseGeometry | None) -> Iterator[Scene]:
@@ -113,13 +111,19 @@ def _scenes_of(source: str, interval: Interval, aoi: BaseGeometry | None) -> Ite
     if path.is_file() and path.suffix.lower() == ".json":
         scenes: Iterable[Scene] = _from_stac(path, interval, aoi)
     else:
-        scenes = (_from_file(p, None) for p in _geotiffs(path))
+        scenes = (read_scene(p, None) for p in geotiffs(path))
     for scene in scenes:
         if interval.holds(scene.datetime) and (aoi is None or scene.info.footprint.intersects(aoi)):
             yield scene
 
 
-def _geotiffs(path: Path) -> list[Path]:
+def geotiffs(path: Path) -> list[Path]:
+    """The file itself, or every GeoTIFF below a folder, in order.
+
+    Raises
+    ------
+    CatalogError: a folder without any.
+    """
     if path.is_file():
         return [path]
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in GEOTIFF_SUFFIXES and p.is_file())
@@ -128,7 +132,8 @@ def _geotiffs(path: Path) -> list[Path]:
     return files
 
 
-def _from_file(path: Path, taken: dt.datetime | None) -> Scene:
+def read_scene(path: Path, taken: dt.datetime | None) -> Scene:
+    """A GeoTIFF as a scene, named by its file; `taken` wins over what the file says."""
     info = describe(str(path.resolve()))
     return Scene(path.stem, info, taken or date_of(info))
 
@@ -155,7 +160,7 @@ def read_items(path: Path) -> list[pystac.Item]:
         if isinstance(stac, pystac.Item):
             return [stac]
         return list(stac.get_items(recursive=True)) if isinstance(stac, pystac.Catalog) else []
-    except (*_STAC_ERRORS, OSError, AttributeError) as error:
+    except (*STAC_ERRORS, OSError, AttributeError) as error:
         raise CatalogError("a STAC catalog, collection or item", f"{path} ({' '.join(str(error).split())})", "Check the file.") from error
 
 
@@ -194,99 +199,8 @@ def date_of(info: RasterInfo) -> dt.datetime | None:
     return None
 
 
-def _with_unique_ids(scenes: list[Scene]) -> list[Scene]:
+def with_unique_ids(scenes: list[Scene]) -> list[Scene]:
+    """The scenes, those that share a name told apart by their folders."""
     ids = [s.id for s in scenes]
     clashing = {i for i in ids if ids.count(i) > 1}
     return [Scene(f"{Path(s.info.href).parent.name}/{s.id}" if s.id in clashing else s.id, s.info, s.datetime) for s in scenes]
-
-
-def add_scenes(catalog: Path, sources: Sequence[str], taken: dt.datetime | None) -> tuple[list[str], list[str]]:
-    """Put GeoTIFFs into a static catalog, made where there is none. An image that is there already is replaced.
-
-    Parameters
-    ----------
-    catalog: path of catalog.json.
-    sources: GeoTIFFs or folders of them.
-    taken: when they were taken; None takes what the file says.
-
-    Returns
-    -------
-    Ids added, and ids that were there already and are written anew.
-
-    Raises
-    ------
-    CatalogError: a source or catalog that cannot be read or written; RasterError: an image that cannot be opened.
-    """
-    missing = [s for s in sources if not Path(s).exists()]
-    if missing:
-        raise CatalogError("GeoTIFFs or folders of them", f"{missing[0]}, which does not exist", "Check the path.")
-    scenes = [_from_file(p, taken) for source in sources for p in _geotiffs(Path(source))]
-    try:
-        return _write_items(catalog, [_item(s, catalog.parent) for s in _with_unique_ids(scenes)])
-    except OSError as error:
-        raise CatalogError("a catalog that can be written", f"{catalog} ({error})", "Check permissions and disk space.") from error
-
-
-def _item(scene: Scene, root: Path) -> pystac.Item:
-    info = scene.info
-    stem = scene.id.replace("/", "-")
-    unknown = scene.datetime is None
-    epoch = dt.datetime.fromtimestamp(Path(info.href).stat().st_mtime, dt.UTC)
-    outline = info.footprint.simplify(info.gsd_m / _METRES_PER_DEGREE)
-    item = pystac.Item(
-        id=stem,
-        geometry=shapely.geometry.mapping(outline),
-        bbox=list(outline.bounds),
-        datetime=None if unknown else scene.datetime,
-        properties={"gsd": round(info.gsd_m, 4)},
-        # STAC wants a time. Where nobody says when, all that is true is that it was before the file was written.
-        start_datetime=dt.datetime(1970, 1, 1, tzinfo=dt.UTC) if unknown else None,
-        end_datetime=epoch if unknown else None,
-    )
-    folder = (root / SCENES / stem).resolve()
-    asset = pystac.Asset(href=os.path.relpath(info.href, folder), media_type=pystac.MediaType.GEOTIFF, roles=["data"])
-    item.add_asset("image", asset)
-    return item
-
-
-def _write_items(path: Path, items: list[pystac.Item]) -> tuple[list[str], list[str]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    catalog = _open_or_make(path)
-    collection = catalog.get_child(SCENES)
-    if not isinstance(collection, pystac.Collection):
-        everywhere = pystac.Extent(pystac.SpatialExtent([-180.0, -90.0, 180.0, 90.0]), pystac.TemporalExtent([None, None]))
-        collection = pystac.Collection(SCENES, "Scenes of the archive", everywhere)
-        catalog.add_child(collection)
-    known = {i.id for i in collection.get_items()}
-    for item in items:
-        if item.id in known:
-            collection.remove_item(item.id)
-        collection.add_item(item)
-    collection.update_extent_from_items()
-    catalog.normalize_hrefs(str(path.parent.resolve()), skip_unresolved=True)
-    catalog.save(catalog_type=pystac.CatalogType.SELF_CONTAINED)
-    return [i.id for i in items if i.id not in known], [i.id for i in items if i.id in known]
-
-
-def _open_or_make(path: Path) -> pystac.Catalog:
-    if not path.exists():
-        return pystac.Catalog(path.parent.name, "Scenes of the archive and products of its runs", href=str(path.resolve()))
-    try:
-        return pystac.Catalog.from_file(str(path))
-    except _STAC_ERRORS as error:
-        raise CatalogError("a STAC catalog", f"{path} ({' '.join(str(error).split())})", "Move it away, or name another.") from error
-
-
-def validate_catalog(path: Path) -> list[str]:
-    """What is wrong with a catalog: STAC schema errors, assets that are missing or cannot be read. Empty when all is well."""
-    problems = []
-    for item in read_items(path):
-        try:
-            item.validate()
-        except pystac.STACValidationError as error:
-            problems.append(f"{item.id}: {' '.join(str(error).split())}")
-        try:
-            describe(image_href(item))
-        except (CatalogError, RasterError) as error:
-            problems.append(f"{item.id}: {error}")
-    return problems

@@ -158,4 +158,5 @@ def unknown_key(key: str, known: list[str], where: str) -> ConfigError:
 def _config_error(error: ValidationError) -> ConfigError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    return ConfigError(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}", repr(first["input"]), "See configs/run.yaml for what it means.")
+    expected = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return ConfigError(expected, repr(first["input"]), "See configs/run.yaml for what it means.")

@@ -16,7 +16,8 @@ from rs_pipeline.aoi import Aoi
 from rs_pipeline.classes import NOT_OBSERVED, SCORE_MAX
 from rs_pipeline.errors import RasterError, SegmenterError, StoreError
 from rs_pipeline.job import Job, load_job
-from rs_pipeline.raster import SceneReader, fingerprint
+from rs_pipeline.raster import fingerprint
+from rs_pipeline.scene_reader import SceneReader
 from rs_pipeline.segmenter import Segmenter, find_provider
 from rs_pipeline.store import TileStore
 from rs_pipeline.tiles import Tile

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import shapely
+from shapely.geometry.base import BaseGeometry
 
 from rs_pipeline.aoi import Aoi, read_aoi
 from rs_pipeline.catalog import Scene, find_scenes, parse_interval
@@ -120,9 +121,9 @@ def _ordered(scenes: Sequence[Scene], composite: str) -> list[Scene]:
     return dated + [s for s in by_id if s.datetime is None]
 
 
-def _where(aoi: Aoi | None, scenes: Sequence[Scene]) -> shapely.Geometry:
-    outlines = shapely.union_all([s.info.footprint for s in scenes])
-    return shapely.intersection(aoi.in_crs(LON_LAT), outlines) if aoi is not None else outlines
+def _where(aoi: Aoi | None, scenes: Sequence[Scene]) -> BaseGeometry:
+    outlines: BaseGeometry = shapely.union_all([s.info.footprint for s in scenes])
+    return outlines.intersection(aoi.in_crs(LON_LAT)) if aoi is not None else outlines
 
 
 def _prepare(scenes: Sequence[Scene], settings: RunSettings) -> tuple[tuple[SceneJob, ...], list[str]]:

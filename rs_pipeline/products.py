@@ -46,9 +46,9 @@ def check_free(folder: Path, run_key: str, *, overwrite: bool) -> dict[str, Any]
                 fix = "Choose another --out, or say --set overwrite=true."
                 raise OutputError("a free name, or a folder of this very run", f"{folder} with a run of other inputs or settings", fix)
             existing = None
-    probe = _aside(folder)
+    probe = _existing_parent(folder) / f".rs-seg-probe-{os.getpid()}"
     try:
-        probe.mkdir(parents=True)
+        probe.mkdir()
         probe.rmdir()
     except OSError as error:
         raise OutputError("a place that can be written", f"{folder.parent} ({error})", "Choose another --out.") from error

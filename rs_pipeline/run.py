@@ -176,7 +176,8 @@ def vectorize(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporte
 
     def read_labels(window: Window) -> NDArray[np.uint8]:
         reporter.advance(1)
-        return stitched.labels.read(window)[0]
+        labels: NDArray[np.uint8] = stitched.labels.read(window)[0]
+        return labels
 
     reporter.stage("vectorize", 2 * len(list(_blocks(plan))))
     return write_layers(

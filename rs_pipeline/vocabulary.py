@@ -76,7 +76,8 @@ def load_vocabulary(spec: str) -> Vocabulary:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{where}: {first['msg']}", f"{first['input']!r} in {path}", "Compare it with configs/classes/default.yaml.") from error
+        came = f"{first['input']!r} in {path}"
+        raise ConfigError(f"{where}: {first['msg']}", came, "Compare it with configs/classes/default.yaml.") from error
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:

@@ -7,7 +7,8 @@ import pytest
 import shapely
 from conftest import random_pixels
 
-from rs_pipeline.catalog import add_scenes, find_scenes, image_href, parse_interval, read_items, validate_catalog
+from rs_pipeline.catalog import find_scenes, image_href, parse_interval, read_items
+from rs_pipeline.catalog_write import add_scenes, validate_catalog
 from rs_pipeline.errors import CatalogError, RasterError, UsageError
 
 ALWAYS = parse_interval(None)

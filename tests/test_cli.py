@@ -131,7 +131,8 @@ def test_an_unknown_word_lists_what_the_model_knows_and_names_the_full_model(bas
 
 
 def test_the_command_line_starts_without_the_heavy_libraries():
-    code = "import sys, rs_pipeline.cli; heavy = {'torch', 'rasterio', 'distributed', 'geopandas', 'prefect', 'numpy'}; print(heavy & set(sys.modules))"
+    heavy = {"torch", "rasterio", "distributed", "geopandas", "prefect", "numpy"}
+    code = f"import sys, rs_pipeline.cli; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
 
 

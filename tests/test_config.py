@@ -81,5 +81,5 @@ def test_a_vocabulary_of_ones_own_by_path(tmp_path):
     (quay,) = load_vocabulary(str(mine)).class_set(["quay"])
     assert (quay.prompts, quay.colour, quay.threshold) == (("quay", "dock"), (1, 2, 3), 0.3)
     mine.write_text("quay:\n  prompts: []\n  colour: red\n")
-    with pytest.raises(ConfigError, match="quay|prompts"):
+    with pytest.raises(ConfigError, match="prompts"):
         load_vocabulary(str(mine))

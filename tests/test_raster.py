@@ -13,7 +13,8 @@ from rasterio.warp import Resampling, reproject
 
 from rs_pipeline.errors import RasterError
 from rs_pipeline.grid import Grid, Window
-from rs_pipeline.raster import SceneReader, burn_mask, choose_bands, describe, ground_sampling_distance, read_sample
+from rs_pipeline.raster import burn_mask, choose_bands, describe, ground_sampling_distance, read_sample
+from rs_pipeline.scene_reader import SceneReader
 
 OWN = (1, 2, 3)
 

@@ -149,7 +149,7 @@ def test_law_5_a_failed_tile_is_not_observed_and_is_listed(make_scene, settings_
     failed = {f["index"] for f in summary["tiles"]["failed"]}
     # 150 x 170 px in cores of 56: the bright spot is in the core of tile (1, 1) and in the context of those below and right of it.
     assert 1 * 4 + 1 in failed
-    assert all("RuntimeError: red is too much" == f["error"] for f in summary["tiles"]["failed"])
+    assert all(f["error"] == "RuntimeError: red is too much" for f in summary["tiles"]["failed"])
     labels = labels_of(summary["out"])
     for index in range(12):
         row, col = divmod(index, 4)
@@ -174,7 +174,9 @@ def test_a_partial_run_done_again_tries_only_what_failed(make_scene, settings_fo
     assert (labels_of(second["out"]) != UNSEEN).all()
 
 
-@pytest.mark.parametrize(("model", "message"), [("unloadable", "weights"), ("nonsense", "finite scores in"), ("absent", "package.module:callable")])
+@pytest.mark.parametrize(
+    ("model", "message"), [("unloadable", "weights"), ("nonsense", "finite scores in"), ("absent", "package.module:callable")]
+)
 def test_a_model_that_never_works_is_an_error_and_leaves_no_run_folder(make_scene, settings_for, model, message):
     settings = settings_for(make_scene(), model=f"fake_segmenter:{model}")
     with pytest.raises(SegmenterError, match=message):

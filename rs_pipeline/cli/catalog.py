@@ -23,7 +23,8 @@ def add_command(
     datetime: Annotated[str | None, typer.Option(help="When they were taken. Default: what the file or its name says.")] = None,
 ) -> None:
     """Put GeoTIFFs into the catalog; an image that is there already is written anew, not doubled."""
-    from rs_pipeline.catalog import add_scenes, parse_interval
+    from rs_pipeline.catalog import parse_interval
+    from rs_pipeline.catalog_write import add_scenes
 
     added, renewed = add_scenes(catalog, sources, parse_interval(datetime).start)
     typer.echo(f"{len(added)} added, {len(renewed)} renewed in {catalog}")
@@ -57,7 +58,8 @@ def list_command(
 @app.command("validate")
 def validate_command(catalog: CatalogOption = DEFAULT) -> None:
     """Check the catalog against the STAC schemas, and that every image is there and can be read."""
-    from rs_pipeline.catalog import read_items, validate_catalog
+    from rs_pipeline.catalog import read_items
+    from rs_pipeline.catalog_write import validate_catalog
     from rs_pipeline.errors import CatalogError
 
     problems = validate_catalog(catalog)

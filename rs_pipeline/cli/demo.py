@@ -21,7 +21,7 @@ def demo_command(
     if score is not None:
         _print_score(score, folder / "truth.gpkg")
         return
-    from rs_pipeline.catalog import add_scenes
+    from rs_pipeline.catalog_write import add_scenes
     from rs_pipeline.demo import write_demo
 
     files = write_demo(folder, size_px=size_px, seed=seed)

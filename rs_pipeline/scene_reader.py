@@ -1,0 +1,156 @@
+"""One image seen on the run's grid: warped in fixed blocks, so that a pixel does not depend on who asks for it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import MaskFlags, Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window as RasterioWindow
+
+from rs_pipeline.grid import Grid, Window
+from rs_pipeline.raster import HALF_OPAQUE, RasterInfo, reading
+
+BLOCK_PX = 512
+"""Side of the blocks of the grid that images are warped in."""
+_BLOCKS_KEPT_BYTES = 128e6
+
+
+class SceneReader:
+    """One image, seen on the run's grid. Keeps the file open: one per worker and scene.
+
+    Every pixel depends on the grid alone and not on the window it is read in. GDAL's fast warper does not promise that:
+    it interpolates coordinates across the window it is asked for. So it is always asked for the same blocks of the grid.
+
+    Raises
+    ------
+    RasterError: the image cannot be opened, now or while reading.
+    """
+
+    def __init__(self, info: RasterInfo, bands: tuple[int, int, int], grid: Grid, opaque: float | None) -> None:
+        self.href = info.href
+        self._bands = list(bands)
+        self._opaque = opaque
+        has_alpha = "alpha" in info.colours and opaque is not None
+        with reading(info.href):
+            source = _open_near_resolution(info, grid.gsd_m / info.gsd_m, has_alpha=has_alpha)
+            self._source = source
+            is_float = np.dtype(source.dtypes[0]).kind == "f"
+            nodata = source.nodata if source.nodata is not None else (float("nan") if is_float else None)
+            self._vrt = WarpedVRT(
+                source,
+                crs=grid.crs.to_wkt(),
+                transform=grid.transform,
+                width=grid.width,
+                height=grid.height,
+                resampling=_resampling(info, grid),
+                **_mask_options(nodata, has_alpha=has_alpha, per_dataset=MaskFlags.per_dataset in source.mask_flag_enums[0]),
+            )
+        self._blocks: OrderedDict[tuple[int, int], tuple[Window, NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
+        self._alpha_band = info.colours.index("alpha") + 1 if has_alpha else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._vrt.close()
+        self._source.close()
+
+    def read(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Values (3, H, W) float32 as stored, and valid (H, W), of a window of the grid."""
+        image = np.empty((3, *window.shape), np.float32)
+        valid = np.empty(window.shape, np.bool_)
+        for row in range(window.row_off // BLOCK_PX, (window.row_stop - 1) // BLOCK_PX + 1):
+            for col in range(window.col_off // BLOCK_PX, (window.col_stop - 1) // BLOCK_PX + 1):
+                block, values, seen = self._block(row, col)
+                part = block.intersection(window)
+                if part is not None:
+                    image[:, *part.slices(window)] = values[:, *part.slices(block)]
+                    valid[part.slices(window)] = seen[part.slices(block)]
+        return image, valid & np.isfinite(image).all(axis=0)
+
+    def _block(self, row: int, col: int) -> tuple[Window, NDArray[Any], NDArray[np.bool_]]:
+        if (row, col) in self._blocks:
+            self._blocks.move_to_end((row, col))
+            return self._blocks[row, col]
+        top, left = row * BLOCK_PX, col * BLOCK_PX
+        block = Window(top, left, min(BLOCK_PX, self._vrt.height - top), min(BLOCK_PX, self._vrt.width - left))
+        where = RasterioWindow(block.col_off, block.row_off, block.width, block.height)
+        with reading(self.href):
+            values = self._vrt.read(self._bands, window=where)
+            if self._alpha_band is not None:
+                seen = self._vrt.read(self._alpha_band, window=where) >= self._opaque
+            else:
+                seen = self._vrt.dataset_mask(window=where) > HALF_OPAQUE
+        self._blocks[row, col] = block, values, seen
+        while len(self._blocks) > 1 and len(self._blocks) * (values.nbytes + seen.nbytes) > _BLOCKS_KEPT_BYTES:
+            self._blocks.popitem(last=False)
+        return self._blocks[row, col]
+
+
+def _mask_options(nodata: float | None, *, has_alpha: bool, per_dataset: bool) -> dict[str, Any]:
+    if has_alpha:
+        return {}
+    if nodata is not None and not per_dataset:
+        return {"src_nodata": nodata, "nodata": nodata}
+    return {"add_alpha": True}
+
+
+def _resampling(info: RasterInfo, grid: Grid) -> Resampling:
+    """Nothing is invented where pixels coincide; means where many pixels become one; else bilinear."""
+    offset = ~info.transform @ (grid.transform.c, grid.transform.f)
+    same_axes = np.allclose(
+        [info.transform.a, info.transform.b, info.transform.d, info.transform.e],
+        [grid.transform.a, grid.transform.b, grid.transform.d, grid.transform.e],
+        rtol=1e-9,
+        atol=0,
+    )
+    if same_axes and info.crs == grid.crs and np.allclose(offset, np.round(offset), atol=1e-3):
+        return Resampling.nearest
+    return Resampling.average if grid.gsd_m > 1.5 * info.gsd_m else Resampling.bilinear
+
+
+def _open_near_resolution(info: RasterInfo, ratio: float, *, has_alpha: bool) -> Any:
+    """The image, or its coarsest overview that is still finer than the grid: no more is read than is needed."""
+    if "alpha" in info.colours and not has_alpha:
+        return rasterio.open(_colours_only(info))
+    with rasterio.open(info.href) as source:
+        factors = source.overviews(1)
+    levels = [i for i, factor in enumerate(factors) if factor <= ratio * 1.01]
+    return rasterio.open(info.href, overview_level=levels[-1]) if levels else rasterio.open(info.href)
+
+
+def _colours_only(info: RasterInfo) -> str:
+    """GDAL VRT of the image in which no band is called alpha."""
+    with rasterio.open(info.href) as source:
+        bands = "".join(
+            f'<VRTRasterBand dataType="{_GDAL_TYPES[source.dtypes[i]]}" band="{i + 1}"><SimpleSource>'
+            f'<SourceFilename relativeToVRT="0">{Path(info.href).absolute() if Path(info.href).exists() else info.href}</SourceFilename>'
+            f"<SourceBand>{i + 1}</SourceBand></SimpleSource></VRTRasterBand>"
+            for i in range(source.count)
+        )
+        transform = ",".join(repr(v) for v in source.transform.to_gdal())
+    return (
+        f'<VRTDataset rasterXSize="{info.width}" rasterYSize="{info.height}"><SRS>{_escaped(info.crs.to_wkt())}</SRS>'
+        f"<GeoTransform>{transform}</GeoTransform>{bands}</VRTDataset>"
+    )
+
+
+_GDAL_TYPES = {
+    "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32", "int32": "Int32",
+    "float32": "Float32", "float64": "Float64",
+}  # fmt: skip
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
