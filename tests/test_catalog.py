@@ -120,7 +120,7 @@ def test_a_missing_image_is_found_by_validation(make_scene, tmp_path):
     path.unlink()
     (problem,) = validate_catalog(catalog)
     assert problem.startswith("a: expected an image that GDAL can read")
-    with pytest.raises(RasterError, match="a.tif"):
+    with pytest.raises(RasterError, match=r"a\.tif"):
         find_scenes([str(catalog)], ALWAYS, None)
 
 

@@ -47,7 +47,7 @@ def test_a_bad_setting_is_one_line_that_says_what_to_do(text, message):
 
 
 def test_a_missing_or_broken_file_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere.yaml"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load_settings(tmp_path / "nowhere.yaml")
     (tmp_path / "list.yaml").write_text("- a\n")
     with pytest.raises(ConfigError, match="mapping"):
