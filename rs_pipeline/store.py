@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,11 +66,10 @@ class TileStore:
     def done(self) -> dict[int, bool]:
         """Tiles that need no more work: index to whether it holds data. One listing of the folder."""
         found: dict[int, bool] = {}
-        for row in self.folder.glob("r*"):
-            for entry in os.scandir(row):
-                match = _NAME.match(entry.name)
-                if match:
-                    found[int(match[1])] = match[2] == "npy"
+        for path in self.folder.glob("r*/t*"):
+            match = _NAME.match(path.name)
+            if match:
+                found[int(match[1])] = match[2] == "npy"
         return found
 
     @contextmanager
@@ -111,5 +110,6 @@ class TileStore:
                 os.fsync(file.fileno())
             aside.replace(path)
         except OSError as error:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                aside.unlink()
             raise StoreError("room to keep a tile", f"{path} ({error})", "Free disk space and run again: what is done stays.") from error

@@ -64,8 +64,9 @@ def open_client(crew: Crew, settings: WorkerSettings, scratch: Path) -> Iterator
     """
     from distributed import Client
 
-    # Lost connections are told by errors of our own; distributed's tracebacks about them only bury those.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # Lost connections are told by errors of our own; their tracebacks only bury those.
+    for name in ("distributed", "tornado"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if "://" in crew.kind:
         try:
             client = Client(crew.kind, timeout=settings.connect_timeout_s, set_as_default=False)

@@ -250,6 +250,24 @@ def test_law_8_a_run_that_breaks_at_any_stage_leaves_no_folder(make_scene, setti
     assert run(settings)["tiles"]["reused"] > 0
 
 
+@pytest.mark.parametrize("cluster", ["in-process", "local"])
+def test_a_store_that_cannot_be_written_stops_the_run_and_keeps_what_is_done(make_scene, settings_for, monkeypatch, cluster):
+    settings = settings_for(make_scene(), **{"workers.batch_size": 1, "workers.cluster": cluster, "workers.count": 1})
+    from rs_pipeline.plan import plan_run
+
+    store = plan_run(settings).job.store
+    store.mkdir(parents=True)
+    (store / "r00001").write_text("a file where the second row of tiles should go, whoever writes it")
+    with pytest.raises(StoreError, match="what is done stays"):
+        run(settings)
+    assert not Path(settings.out).exists()
+    done = len(list(store.rglob("*.npy")))
+    (store / "r00001").unlink()
+    summary = run(settings)
+    assert summary["tiles"]["reused"] >= done > 0
+    assert summary["status"] == "complete"
+
+
 def test_what_was_under_the_name_stays_until_the_new_is_whole(make_scene, settings_for, monkeypatch):
     settings = settings_for(make_scene())
     before = everything(run(settings)["out"])

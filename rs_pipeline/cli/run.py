@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 _PARTIAL = 3
+_INTERRUPTED = 130
 
 
 def run_command(
@@ -70,8 +71,12 @@ def run_command(
         return
     from rs_pipeline.run import execute
 
-    with TerminalReporter() as reporter:
-        summary = execute(plan, reporter)
+    try:
+        with TerminalReporter() as reporter:
+            summary = execute(plan, reporter)
+    except KeyboardInterrupt:
+        typer.echo("rs-seg: interrupted; finished tiles are kept, the same command goes on from there", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
     _print_json(summary) if as_json else _print_summary(summary)
     if summary["tiles"]["failed"]:
         raise typer.Exit(_PARTIAL)
