@@ -17,7 +17,6 @@ from rasterio.windows import Window as RasterioWindow
 
 from rs_pipeline.errors import OutputError
 from rs_pipeline.grid import Grid, Window
-from rs_pipeline.raster import CACHE_MB
 
 BLOCK_PX = 512
 
@@ -80,7 +79,7 @@ class BlockRaster:
         """Close the raster and copy it into a cloud-optimized GeoTIFF."""
         self.close()
         options = {"COMPRESS": "DEFLATE", "PREDICTOR": "NO", "BLOCKSIZE": str(BLOCK_PX), "BIGTIFF": "IF_SAFER", "NUM_THREADS": "2"}
-        with _writing(path), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+        with _writing(path):
             rasterio.shutil.copy(str(self.path), str(path), driver="COG", OVERVIEW_RESAMPLING=overviews.upper(), **options)
 
     def close(self) -> None:

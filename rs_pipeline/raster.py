@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from shapely.geometry.base import BaseGeometry
 from rs_pipeline.errors import RasterError
 from rs_pipeline.grid import Grid
 
-CACHE_MB = 256
-"""Memory that GDAL may use for blocks of open files, per process."""
+# GDAL reads this once, at the first file; its own choice, a twentieth of the machine, is too much for many workers.
+os.environ.setdefault("GDAL_CACHEMAX", "256")
 HALF_OPAQUE = 127
 """GDAL masks are 0…255: above this a pixel counts as seen."""
 _MASKLIKE_SHARE = 0.98
@@ -220,13 +221,12 @@ def _check_blocks(source: Any, href: str) -> None:
 @contextmanager
 def opened(href: str) -> Iterator[Any]:
     """The image, open; a `RasterError` where it cannot be."""
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
-        try:
-            source = rasterio.open(href)
-        except (RasterioError, OSError) as error:
-            raise RasterError("an image that GDAL can read", f"{href} ({error})", "Check the path and the file.") from error
-        with source:
-            yield source
+    try:
+        source = rasterio.open(href)
+    except (RasterioError, OSError) as error:
+        raise RasterError("an image that GDAL can read", f"{href} ({error})", "Check the path and the file.") from error
+    with source:
+        yield source
 
 
 @contextmanager

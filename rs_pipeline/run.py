@@ -185,7 +185,7 @@ def vectorize(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporte
         grid.crs,
         classes,
         polygonize(grid, len(classes), read_block, block_px, plan.settings.vectors.min_area_m2),
-        polygonize_coverage(grid, read_labels, block_px),
+        polygonize_coverage(grid, read_labels, lambda window: _inside_aoi(plan, window), block_px),
         [(s.id, s.datetime) for s in plan.job.scenes],
     )
 

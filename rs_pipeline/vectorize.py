@@ -22,6 +22,8 @@ ReadBlock = Callable[[Window], tuple[NDArray[np.uint8], NDArray[np.uint8], NDArr
 """Window to labels (h, w), scores (K, h, w) and sources (h, w), all uint8, as `mosaic` makes them."""
 ReadLabels = Callable[[Window], NDArray[np.uint8]]
 """Window to labels (h, w) uint8."""
+ReadMask = Callable[[Window], NDArray[np.bool_]]
+"""Window to (h, w) bool."""
 
 OBSERVED = 1
 UNOBSERVED = 2
@@ -74,13 +76,19 @@ def polygonize(grid: Grid, values: int, read_block: ReadBlock, block_px: int = 1
     yield from _sweep(grid, read, block_px, min_area_m2)
 
 
-def polygonize_coverage(grid: Grid, read_labels: ReadLabels, block_px: int = 1024) -> Iterator[Features]:
-    """Where the grid was observed (value OBSERVED) and where it was not (UNOBSERVED); scores and sources say nothing."""
+def polygonize_coverage(grid: Grid, read_labels: ReadLabels, read_inside: ReadMask, block_px: int = 1024) -> Iterator[Features]:
+    """Where the asked pixels were observed (value OBSERVED) and where they were not (UNOBSERVED); scores and sources say nothing.
+
+    Parameters
+    ----------
+    read_labels: 255 is not observed, anything else is.
+    read_inside: window to (h, w) bool, True where the pixel was asked for; others make no objects.
+    """
 
     def read(window: Window) -> Planes:
-        unseen = read_labels(window) == NOT_OBSERVED
-        nothing = np.zeros(unseen.shape, np.uint8)
-        return Planes(np.where(unseen, np.uint8(UNOBSERVED), np.uint8(OBSERVED)), nothing, nothing)
+        states = np.where(read_labels(window) == NOT_OBSERVED, np.uint8(UNOBSERVED), np.uint8(OBSERVED))
+        nothing = np.zeros(states.shape, np.uint8)
+        return Planes(np.where(read_inside(window), states, np.uint8(0)), nothing, nothing)
 
     yield from _sweep(grid, read, block_px, 0.0)
 

@@ -41,7 +41,7 @@ def features() -> Iterator[Features]:
 
 
 def coverage() -> Iterator[Features]:
-    return polygonize_coverage(GRID, lambda window: LABELS[window.slices()], 2)
+    return polygonize_coverage(GRID, lambda window: LABELS[window.slices()], lambda window: np.ones(window.shape, bool), 2)
 
 
 def write(path: Path, classes: ClassSet = CLASSES) -> dict[str, LayerSummary]:

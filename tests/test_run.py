@@ -121,6 +121,8 @@ def test_nodata_and_the_rest_of_the_aoi_s_box_are_not_observed(make_scene, setti
     row, col = np.rint(~Affine(0.5, 0, 500_000, 0, -0.5, 5_300_000) @ (transform.c, transform.f))[::-1].astype(int)
     seen = (pixels != 0).any(axis=0)[row : row + labels.shape[0], col : col + labels.shape[1]]
     assert np.array_equal(labels != UNSEEN, inside & seen)
+    areas = gpd.read_file(Path(summary["out"]) / "layers.gpkg", layer="coverage").groupby("state")["area_m2"].sum()
+    assert areas["not observed"] == pytest.approx((inside & ~seen).sum() / 4)
     assert summary["pixels"]["aoi"] == inside.sum()
     assert summary["pixels"]["observed"] == (inside & seen).sum()
 
