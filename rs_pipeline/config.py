@@ -104,7 +104,7 @@ def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = 
     try:
         return RunSettings.model_validate(merged)
     except ValidationError as error:
-        raise _config_error(error) from error
+        raise bad_value(error, "the settings", "See configs/run.yaml for what it means.") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -155,8 +155,9 @@ def unknown_key(key: str, known: list[str], where: str) -> ConfigError:
     return ConfigError("a known configuration key", f"{key!r} in {where}", fix)
 
 
-def _config_error(error: ValidationError) -> ConfigError:
+def bad_value(error: ValidationError, where: str, fix: str) -> ConfigError:
+    """The first complaint of a pydantic model, as one line."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    expected = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    return ConfigError(expected, repr(first["input"]), "See configs/run.yaml for what it means.")
+    came = "nothing" if first["type"] == "missing" else repr(first["input"])
+    return ConfigError(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}", f"{came} in {where}", fix)

@@ -28,11 +28,13 @@ def score_run(run: Path, truth: Path) -> dict[str, dict[str, float]]:
 
     Raises
     ------
-    OutputError: not a run folder, or no class of it has a truth.
+    OutputError: not a run folder, no truth there, or none for any class of the run.
     """
     manifest = read_manifest(run)
     if manifest is None:
         raise OutputError("a run folder with a run.json", str(run), "Name the folder that `rs-seg run` printed.")
+    if not truth.is_file():
+        raise OutputError("the demo's truth", f"{truth}, which does not exist", "Make it with `rs-seg demo`.")
     values = {c["name"]: c["value"] for c in manifest["classes"] if c["name"] in TRUTH_LAYERS}
     if not values:
         raise OutputError(f"a run of {', '.join(TRUTH_LAYERS)}", f"other classes in {run}", "Run the demo's classes.")

@@ -41,7 +41,7 @@ class ModelInfo:
     vocabulary: tuple[str, ...] | None
     """Every word the model knows, or None when it takes any text."""
     fuller_model: str | None = None
-    """Model to name when a word is unknown."""
+    """The full model to name when a word is unknown."""
 
 
 class Segmenter(Protocol):
@@ -148,7 +148,6 @@ def check_vocabulary(info: ModelInfo, classes: ClassSet) -> None:
     known = set(info.vocabulary)
     unknown = sorted({w for c in classes for p in c.prompts for w in p.lower().split() if w not in known})
     if unknown:
-        fuller = f", or use --model {info.fuller_model}, which takes any text" if info.fuller_model else ""
-        raise SegmenterError(
-            f"words that {info.name} knows ({', '.join(sorted(known))})", ", ".join(repr(w) for w in unknown), f"Choose among them{fuller}."
-        )
+        fuller = f" The full model, {info.fuller_model}, takes any text." if info.fuller_model else ""
+        knows = f"words that {info.name} knows ({', '.join(sorted(known))})"
+        raise SegmenterError(knows, ", ".join(repr(w) for w in unknown), f"Choose among them.{fuller}")

@@ -12,8 +12,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rs_pipeline.classes import Class, ClassSet
-from rs_pipeline.config import configs_folder, read_yaml
-from rs_pipeline.errors import ConfigError, UsageError
+from rs_pipeline.config import bad_value, configs_folder, read_yaml
+from rs_pipeline.errors import UsageError
 
 DEFAULT_THRESHOLD = 0.5
 RESERVED_LAYERS = frozenset({"coverage", "scenes", "layer_styles"})
@@ -74,10 +74,7 @@ def load_vocabulary(spec: str) -> Vocabulary:
     try:
         return Vocabulary({str(name): _Entry.model_validate(entry) for name, entry in data.items()})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        came = f"{first['input']!r} in {path}"
-        raise ConfigError(f"{where}: {first['msg']}", came, "Compare it with configs/classes/default.yaml.") from error
+        raise bad_value(error, str(path), "Compare it with configs/classes/default.yaml.") from error
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:

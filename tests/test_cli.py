@@ -127,7 +127,7 @@ def test_bad_input_is_one_line_an_exit_code_and_nothing_left(base, make_scene, c
 def test_an_unknown_word_lists_what_the_model_knows_and_names_the_full_model(base, capsys):
     _, _, err = rs_seg(capsys, *base(classes="castle", model="fake_segmenter:narrow"))
     assert "road, water" in err
-    assert "--model sam3" in err
+    assert "The full model, sam3" in err
 
 
 def test_the_command_line_starts_without_the_heavy_libraries():

@@ -65,3 +65,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
     with pytest.raises(OutputError, match=r"run\.json"):
         score_run(tmp_path, tmp_path / "truth.gpkg")
     assert rs_seg(capsys, "demo", "--score", tmp_path)[0] == 1
+
+
+def test_a_missing_truth_is_told_in_one_line(demo_run, capsys, tmp_path):
+    code, _, err = rs_seg(capsys, "demo", "--score", demo_run[1], "--catalog", tmp_path / "catalog.json")
+    assert (code, "Make it with `rs-seg demo`" in err, len(err.strip().splitlines())) == (1, True, 1)
