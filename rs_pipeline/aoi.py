@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas as gpd
+import numpy as np
+import pyogrio
 import shapely
-from pyogrio.errors import DataSourceError
+from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS
+from pyproj.exceptions import ProjError
+from shapely.errors import ShapelyError
 from shapely.geometry.base import BaseGeometry
 
 from rs_pipeline.errors import AoiError
 
 _DENSIFY_SEGMENTS = 64
+_LON_LAT = CRS.from_epsg(4326)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +33,37 @@ class Aoi:
     """What was mended, for the user to read."""
 
     def in_crs(self, crs: CRS) -> BaseGeometry:
-        """The geometry in another CRS, its edges densified first so that straight lines may bend."""
+        """The geometry in another CRS, its edges densified first so that straight lines may bend.
+
+        Raises
+        ------
+        AoiError: `crs` cannot express it.
+        """
         if crs == self.crs:
             return self.geometry
         minx, miny, maxx, maxy = self.geometry.bounds
         step = max(maxx - minx, maxy - miny) / _DENSIFY_SEGMENTS
-        moved: BaseGeometry = gpd.GeoSeries([shapely.segmentize(self.geometry, step)], crs=self.crs).to_crs(crs).iloc[0]
-        if not shapely.is_valid(moved):
-            moved = _polygons_of(shapely.make_valid(moved))
-        if moved.is_empty or not all(abs(v) < float("inf") for v in moved.bounds):
+        try:
+            moved: BaseGeometry = gpd.GeoSeries([shapely.segmentize(self.geometry, step)], crs=self.crs).to_crs(crs).iloc[0]
+        except ProjError as error:
+            raise AoiError("an AOI with a CRS on the Earth", f"{self.crs.name!r} ({error})", "Set the CRS of the file.") from error
+        if moved.is_empty or not np.isfinite(moved.bounds).all():
             raise AoiError(f"an area that {crs.to_string()} can express", f"bounds {self.geometry.bounds}", "Check the AOI's CRS.")
-        return moved
+        return moved if shapely.is_valid(moved) else _polygons_of(shapely.make_valid(moved))
+
+    def near(self, place: BaseGeometry) -> Aoi:
+        """The part of the area around a place in EPSG:4326: a continent cannot be projected where a scene can, nor densified enough.
+
+        Raises
+        ------
+        AoiError: nothing of it is there.
+        """
+        minx, miny, maxx, maxy = Aoi(place, _LON_LAT).in_crs(self.crs).bounds
+        margin = 0.05 * max(maxx - minx, maxy - miny)
+        part = _polygons_of(shapely.intersection(self.geometry, shapely.box(minx - margin, miny - margin, maxx + margin, maxy + margin)))
+        if part.is_empty:
+            raise AoiError("an AOI that meets a scene", f"bounds {self.geometry.bounds}", "Check its CRS and place.")
+        return Aoi(part, self.crs, self.notes)
 
 
 def read_aoi(spec: str) -> Aoi:
@@ -46,8 +71,8 @@ def read_aoi(spec: str) -> Aoi:
 
     Parameters
     ----------
-    spec: a vector file that GDAL reads (GeoJSON, GeoPackage, Shapefile …; all its polygons count), or
-        `minx,miny,maxx,maxy` in degrees of longitude and latitude.
+    spec: a vector file that GDAL reads (GeoJSON, GeoPackage, Shapefile …; all polygons of all its layers count), or
+        `minx,miny,maxx,maxy` in degrees of longitude and latitude, minx > maxx where it crosses the antimeridian.
 
     Raises
     ------
@@ -68,37 +93,49 @@ def _from_box(numbers: list[float], spec: str) -> Aoi:
     lon_lat = "minx,miny,maxx,maxy in degrees of longitude and latitude"
     if len(numbers) != 4:
         raise AoiError(lon_lat, f"{len(numbers)} numbers: {spec}", "Give four.")
-    minx, miny, maxx, maxy = numbers
-    if not (-180 <= minx < maxx <= 180 and -90 <= miny < maxy <= 90):
+    west, south, east, north = numbers
+    # As in GeoJSON, west > east crosses the antimeridian; wider than half the Earth it is a slip.
+    width = east - west if east > west else east - west + 360
+    if not (-180 <= west <= 180 and -180 <= east <= 180 and 0 < width < (361 if east > west else 180) and -90 <= south < north <= 90):
         raise AoiError(lon_lat, spec, "Order them west, south, east, north; for another CRS give a file.")
-    return Aoi(shapely.box(minx, miny, maxx, maxy), CRS.from_epsg(4326))
+    if west > east:
+        return Aoi(shapely.MultiPolygon([shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)]), _LON_LAT)
+    return Aoi(shapely.box(west, south, east, north), _LON_LAT)
 
 
 def _from_file(path: Path) -> Aoi:
-    if not path.exists():
-        raise AoiError("an AOI file, or minx,miny,maxx,maxy", f"{path}, which does not exist", "Check the path.")
+    if not path.is_file():
+        raise AoiError("an AOI file, or minx,miny,maxx,maxy", f"{str(path)!r}, which does not exist or is a folder", "Check the path.")
+    frames = _read_layers(path)
+    if not frames:
+        raise AoiError("polygons", f"{path}, which holds a table without geometry", "Give a file with polygons.")
+    crs = frames[0].crs
+    if any(frame.crs is None for frame in frames):
+        raise AoiError("an AOI with a CRS", f"{path} without one", "Set it, for example with `ogr2ogr -a_srs EPSG:4326`.")
+    geometries = [g for frame in frames for g in frame.to_crs(crs).geometry if g is not None and not g.is_empty]
+    if not geometries:
+        raise AoiError("at least one polygon", f"no geometry in {path}", "Draw the area first.")
+    return Aoi(_mended(geometries, path), CRS.from_user_input(crs), _notes(geometries, path))
+
+
+def _read_layers(path: Path) -> list[gpd.GeoDataFrame]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            frame = gpd.read_file(path)
-    except (DataSourceError, ValueError, OSError) as error:
+            return [gpd.read_file(path, layer=name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+    except (DataSourceError, DataLayerError, ShapelyError, ValueError, OSError) as error:
         raise AoiError("GeoJSON, GeoPackage or Shapefile", f"{path} ({' '.join(str(error).split())})", "Check the file.") from error
-    if not isinstance(frame, gpd.GeoDataFrame):
-        raise AoiError("polygons", f"{path}, which holds a table without geometry", "Give a file with polygons.")
-    if frame.crs is None:
-        raise AoiError("an AOI with a CRS", f"{path} without one", "Set it, for example with `ogr2ogr -a_srs EPSG:4326`.")
-    geometries = [g for g in frame.geometry if g is not None and not g.is_empty]
-    if not geometries:
-        raise AoiError("at least one polygon", f"no geometry in {path}", "Draw the area first.")
-    return Aoi(_mended(geometries, path), CRS.from_user_input(frame.crs), _notes(geometries, path))
 
 
 def _mended(geometries: list[BaseGeometry], path: Path) -> BaseGeometry:
     kinds = sorted({g.geom_type for g in geometries})
-    polygons = _polygons_of(shapely.union_all([_polygons_of(shapely.make_valid(g)) for g in geometries]))
+    try:
+        polygons = _polygons_of(shapely.union_all([_polygons_of(shapely.make_valid(g)) for g in geometries]))
+    except ShapelyError as error:
+        raise AoiError("polygons that can be mended", f"{path} ({error})", "Mend the file.") from error
     if polygons.is_empty:
         raise AoiError("polygons with an area", f"{', '.join(kinds)} in {path}", "Buffer lines and points, or draw the area.")
-    if not shapely.is_valid(polygons) or not all(abs(v) < float("inf") for v in polygons.bounds):
+    if not shapely.is_valid(polygons) or not np.isfinite(polygons.bounds).all():
         raise AoiError("finite coordinates", f"bounds {polygons.bounds} in {path}", "Mend the file.")
     return polygons
 

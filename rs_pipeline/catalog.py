@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pystac
@@ -13,10 +15,13 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rs_pipeline.errors import CatalogError, UsageError
+from rs_pipeline.products import read_manifest
 from rs_pipeline.raster import RasterInfo, describe
 
 GEOTIFF_SUFFIXES = frozenset({".tif", ".tiff"})
-STAC_ERRORS = (pystac.STACError, pystac.STACTypeError, ValueError, KeyError, TypeError)
+UNDATED = "rs_seg:undated"
+"""Property of an item whose image nobody dated; STAC itself wants a time."""
+STAC_ERRORS = (pystac.STACError, pystac.STACTypeError, ValueError, KeyError, TypeError, AttributeError)
 """What pystac raises on a file that is not STAC."""
 
 
@@ -73,11 +78,14 @@ def _moment(text: str, whole: str, *, end: bool) -> dt.datetime | None:
     if text in {"", ".."}:
         return None
     try:
+        day = dt.date.fromisoformat(text)
+        return dt.datetime.combine(day, dt.time.max if end else dt.time.min, dt.UTC)
+    except ValueError:
+        pass
+    try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError as error:
         raise UsageError("--datetime as 2026-01-31, or 2026-01-01/2026-01-31", whole, "Write ISO 8601 dates.") from error
-    if end and len(text) == len("2026-01-31"):
-        moment += dt.timedelta(days=1, microseconds=-1)
     return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
 
 
@@ -126,10 +134,16 @@ def geotiffs(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in GEOTIFF_SUFFIXES and p.is_file())
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in GEOTIFF_SUFFIXES and p.is_file() and not _is_ours(p, path))
     if not files:
         raise CatalogError("a folder with GeoTIFFs (.tif, .tiff)", f"none in {path}", "Check the path.")
     return files
+
+
+def _is_ours(file: Path, root: Path) -> bool:
+    """True for what runs leave in a folder: hidden stores and products."""
+    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+    return hidden or read_manifest(file.parent) is not None
 
 
 def read_scene(path: Path, taken: dt.datetime | None) -> Scene:
@@ -141,7 +155,7 @@ def read_scene(path: Path, taken: dt.datetime | None) -> Scene:
 def _from_stac(path: Path, interval: Interval, aoi: BaseGeometry | None) -> Iterator[Scene]:
     for item in read_items(path):
         near = aoi is None or item.geometry is None or shapely.geometry.shape(item.geometry).intersects(aoi)
-        taken = item.datetime or item.common_metadata.start_datetime
+        taken = None if item.properties.get(UNDATED) else item.datetime or item.common_metadata.start_datetime
         taken = taken.replace(tzinfo=dt.UTC) if taken and not taken.tzinfo else taken
         if near and interval.holds(taken):
             href = image_href(item)
@@ -160,7 +174,7 @@ def read_items(path: Path) -> list[pystac.Item]:
         if isinstance(stac, pystac.Item):
             return [stac]
         return list(stac.get_items(recursive=True)) if isinstance(stac, pystac.Catalog) else []
-    except (*STAC_ERRORS, OSError, AttributeError) as error:
+    except (*STAC_ERRORS, OSError) as error:
         raise CatalogError("a STAC catalog, collection or item", f"{path} ({' '.join(str(error).split())})", "Check the file.") from error
 
 
@@ -185,22 +199,30 @@ def image_href(item: pystac.Item) -> str:
 
 
 def date_of(info: RasterInfo) -> dt.datetime | None:
-    """When an image was taken: TIFFTAG_DATETIME, else a date in the file's name (20260131 or 2026-01-31)."""
-    if info.taken:
-        try:
-            return dt.datetime.strptime(info.taken.strip(), "%Y:%m:%d %H:%M:%S").replace(tzinfo=dt.UTC)
-        except ValueError:
-            pass
+    """When an image was taken: a date in the file's name (20260131 or 2026-01-31), else TIFFTAG_DATETIME.
+
+    The tag comes second because many programs put the time there at which they wrote the file.
+    """
     for year, month, day in re.findall(r"(?<!\d)((?:19|20)\d\d)[-_]?([01]\d)[-_]?([0-3]\d)(?!\d)", Path(info.href).stem):
         try:
             return dt.datetime(int(year), int(month), int(day), tzinfo=dt.UTC)
         except ValueError:
             continue
+    if info.taken:
+        try:
+            return dt.datetime.strptime(info.taken.strip(), "%Y:%m:%d %H:%M:%S").replace(tzinfo=dt.UTC)
+        except ValueError:
+            pass
     return None
 
 
-def with_unique_ids(scenes: list[Scene]) -> list[Scene]:
-    """The scenes, those that share a name told apart by their folders."""
-    ids = [s.id for s in scenes]
-    clashing = {i for i in ids if ids.count(i) > 1}
-    return [Scene(f"{Path(s.info.href).parent.name}/{s.id}" if s.id in clashing else s.id, s.info, s.datetime) for s in scenes]
+def with_unique_ids(scenes: Sequence[Scene], taken: Container[str] = ()) -> list[Scene]:
+    """The scenes, each under an id that neither another of them nor `taken` has: its own, or that with a digest of its path."""
+    ids = Counter(s.id for s in scenes)
+
+    def unique(scene: Scene) -> Scene:
+        if ids[scene.id] == 1 and scene.id not in taken:
+            return scene
+        return replace(scene, id=f"{scene.id}-{hashlib.sha256(scene.info.href.encode()).hexdigest()[:8]}")
+
+    return [unique(s) for s in scenes]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pystac
 import shapely
 
-from rs_pipeline.catalog import STAC_ERRORS, Scene, geotiffs, image_href, read_items, read_scene, with_unique_ids
+from rs_pipeline.catalog import STAC_ERRORS, UNDATED, Scene, geotiffs, image_href, read_items, read_scene, with_unique_ids
 from rs_pipeline.errors import CatalogError, RasterError
 from rs_pipeline.raster import describe
 
@@ -39,36 +40,15 @@ def add_scenes(catalog: Path, sources: Sequence[str], taken: dt.datetime | None)
     missing = [s for s in sources if not Path(s).exists()]
     if missing:
         raise CatalogError("GeoTIFFs or folders of them", f"{missing[0]}, which does not exist", "Check the path.")
-    scenes = [read_scene(p, taken) for source in sources for p in geotiffs(Path(source))]
+    paths = dict.fromkeys(p.resolve() for source in sources for p in geotiffs(Path(source)))
+    scenes = [read_scene(p, taken) for p in paths]
     try:
-        return _write_items(catalog, [_item(s, catalog.parent) for s in with_unique_ids(scenes)])
+        return _write(catalog, scenes)
     except OSError as error:
         raise CatalogError("a catalog that can be written", f"{catalog} ({error})", "Check permissions and disk space.") from error
 
 
-def _item(scene: Scene, root: Path) -> pystac.Item:
-    info = scene.info
-    stem = scene.id.replace("/", "-")
-    unknown = scene.datetime is None
-    epoch = dt.datetime.fromtimestamp(Path(info.href).stat().st_mtime, dt.UTC)
-    outline = info.footprint.simplify(info.gsd_m / _METRES_PER_DEGREE)
-    item = pystac.Item(
-        id=stem,
-        geometry=shapely.geometry.mapping(outline),
-        bbox=list(outline.bounds),
-        datetime=None if unknown else scene.datetime,
-        properties={"gsd": round(info.gsd_m, 4)},
-        # STAC wants a time. Where nobody says when, all that is true is that it was before the file was written.
-        start_datetime=dt.datetime(1970, 1, 1, tzinfo=dt.UTC) if unknown else None,
-        end_datetime=epoch if unknown else None,
-    )
-    folder = (root / SCENES / stem).resolve()
-    asset = pystac.Asset(href=os.path.relpath(info.href, folder), media_type=pystac.MediaType.GEOTIFF, roles=["data"])
-    item.add_asset("image", asset)
-    return item
-
-
-def _write_items(path: Path, items: list[pystac.Item]) -> tuple[list[str], list[str]]:
+def _write(path: Path, scenes: list[Scene]) -> tuple[list[str], list[str]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     catalog = _open_or_make(path)
     collection = catalog.get_child(SCENES)
@@ -76,15 +56,42 @@ def _write_items(path: Path, items: list[pystac.Item]) -> tuple[list[str], list[
         everywhere = pystac.Extent(pystac.SpatialExtent([-180.0, -90.0, 180.0, 90.0]), pystac.TemporalExtent([None, None]))
         collection = pystac.Collection(SCENES, "Scenes of the archive", everywhere)
         catalog.add_child(collection)
-    known = {i.id for i in collection.get_items()}
-    for item in items:
-        if item.id in known:
-            collection.remove_item(item.id)
-        collection.add_item(item)
+    # An image is itself by its path, whatever its name: two of one name are two.
+    known = {href: item.id for item in collection.get_items() for href in _hrefs(item)}
+    renewed = [replace(s, id=known[s.info.href]) for s in scenes if s.info.href in known]
+    added = with_unique_ids([s for s in scenes if s.info.href not in known], set(known.values()))
+    for scene in renewed:
+        collection.remove_item(scene.id)
+    for scene in (*renewed, *added):
+        collection.add_item(_item(scene, path.parent))
     collection.update_extent_from_items()
     catalog.normalize_hrefs(str(path.parent.resolve()), skip_unresolved=True)
     catalog.save(catalog_type=pystac.CatalogType.SELF_CONTAINED)
-    return [i.id for i in items if i.id not in known], [i.id for i in items if i.id in known]
+    return [s.id for s in added], [s.id for s in renewed]
+
+
+def _hrefs(item: pystac.Item) -> list[str]:
+    return [str(Path(href).resolve()) for asset in item.assets.values() if (href := asset.get_absolute_href()) is not None]
+
+
+def _item(scene: Scene, root: Path) -> pystac.Item:
+    info, undated = scene.info, scene.datetime is None
+    written = dt.datetime.fromtimestamp(Path(info.href).stat().st_mtime, dt.UTC)
+    outline = info.footprint.simplify(info.gsd_m / _METRES_PER_DEGREE)
+    item = pystac.Item(
+        id=scene.id,
+        geometry=shapely.geometry.mapping(outline),
+        bbox=list(outline.bounds),
+        datetime=scene.datetime,
+        properties={"gsd": round(info.gsd_m, 4)} | ({UNDATED: True} if undated else {}),
+        # STAC wants a time. Where nobody says when, all that is true is that it was before the file was written.
+        start_datetime=dt.datetime(1970, 1, 1, tzinfo=dt.UTC) if undated else None,
+        end_datetime=written if undated else None,
+    )
+    folder = (root / SCENES / scene.id).resolve()
+    asset = pystac.Asset(href=os.path.relpath(info.href, folder), media_type=pystac.MediaType.GEOTIFF, roles=["data"])
+    item.add_asset("image", asset)
+    return item
 
 
 def _open_or_make(path: Path) -> pystac.Catalog:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rs_pipeline.errors import ConfigError
 
@@ -18,7 +18,7 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
 
 class RadiometrySettings(_Section):
@@ -27,6 +27,12 @@ class RadiometrySettings(_Section):
     low_percent: Percent
     high_percent: Percent
     sample_px: Annotated[int, Field(ge=64)]
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> Self:
+        if not self.low_percent < self.high_percent:
+            raise ValueError(f"low_percent must be below high_percent, got {self.low_percent} and {self.high_percent}")
+        return self
 
 
 class WorkerSettings(_Section):
@@ -69,6 +75,16 @@ class RunSettings(_Section):
     radiometry: RadiometrySettings
     workers: WorkerSettings
     vectors: VectorSettings
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 2024-01-31 is text, as settings have it, and not a date."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def configs_folder() -> Path:
@@ -125,7 +141,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError("YAML", f"{where} ({' '.join(str(error).split())})", "Mend the syntax.") from error
 

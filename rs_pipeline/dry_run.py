@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from rs_pipeline.errors import SegmenterError
 from rs_pipeline.inference import OpenJob, load_segmenter
 from rs_pipeline.manifest import describe_scenes
 from rs_pipeline.plan import RunPlan
 from rs_pipeline.store import TileStore
+from rs_pipeline.workers import open_client
 
 
 def describe_dry_run(plan: RunPlan) -> dict[str, Any]:
@@ -21,6 +23,9 @@ def describe_dry_run(plan: RunPlan) -> dict[str, Any]:
     RsSegError: the model does not load, or the tile cannot be read.
     """
     job = plan.job
+    if plan.crew.kind not in {"in-process", "local"}:
+        with open_client(plan.crew, plan.settings.workers):
+            pass  # the scheduler, or the GPUs, are there
     stored = len(TileStore(job.store).done()) if job.store.is_dir() else 0
     seconds_per_tile = _time_one_tile(plan)
     left = max(plan.tiles - stored, 0)
@@ -52,6 +57,10 @@ def _time_one_tile(plan: RunPlan) -> float:
     for _ in range(2):
         start = time.perf_counter()
         seen = opened.read_tile(tile)
-        segmenter.segment(np.stack([seen.image] * batch), np.stack([seen.valid] * batch), job.classes)
+        try:
+            segmenter.segment(np.stack([seen.image] * batch), np.stack([seen.valid] * batch), job.classes)
+        except Exception as error:
+            came = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise SegmenterError("a model that can segment a tile", came, "Check the model, or try another tile with --aoi.") from error
         seconds.append((time.perf_counter() - start) / batch)
     return seconds[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import shapely
 from odc.geo import crs as odc_crs
 from odc.geo import xy_
@@ -21,11 +22,13 @@ from rs_pipeline.segmenter import ModelInfo
 LON_LAT = CRS.from_epsg(4326)
 MAX_AREA_ERROR = 0.02
 """A projected CRS whose areas are off by more than this at the place (Mercator far from the equator) is not used."""
+UTM_LIMIT = 84.0
+HALF_TURN = 180.0
 _SAME = 1e-3
 
 
 def choose_crs(scene: Scene, where: BaseGeometry) -> tuple[CRS, str | None]:
-    """The scene's CRS where its units are metres and its areas true, else the UTM zone.
+    """The scene's CRS where its units are metres and its areas true, else the UTM zone, else an equal-area projection of the place.
 
     Parameters
     ----------
@@ -35,12 +38,26 @@ def choose_crs(scene: Scene, where: BaseGeometry) -> tuple[CRS, str | None]:
     -------
     The CRS, and a note where it is not the scene's.
     """
-    crs = scene.info.crs
-    reason = _unfit(crs, where)
+    reason = _unfit(scene.info.crs, where)
     if reason is None:
-        return crs, None
-    utm = CRS.from_wkt(odc_crs.CRS.utm(where.centroid.x, where.centroid.y).to_wkt())
-    return utm, f"{scene.id} is in {crs.to_string()} ({reason}): the run's grid is in {utm.to_string()}"
+        return scene.info.crs, None
+    lon, lat = _middle(where)
+    local = CRS.from_proj4(f"+proj=laea +lon_0={lon:.2f} +lat_0={lat:.2f} +datum=WGS84 +units=m +type=crs")
+    crs = local
+    if abs(lat) < UTM_LIMIT:
+        utm = CRS.from_wkt(odc_crs.CRS.utm(lon, lat).to_wkt())
+        crs = utm if _unfit(utm, where) is None else local
+    name = crs.to_string() if crs != local else f"Lambert azimuthal equal-area around {lon:.2f}, {lat:.2f}"
+    return crs, f"{scene.id} is in {scene.info.crs.to_string()} ({reason}): the run's grid is in {name}"
+
+
+def _middle(where: BaseGeometry) -> tuple[float, float]:
+    """Longitude and latitude in the middle of a place; one that lies on both sides of the antimeridian is joined there first."""
+    minx, _, maxx, _ = where.bounds
+    if maxx - minx > HALF_TURN:
+        where = shapely.transform(where, lambda p: np.column_stack([p[:, 0] % (2 * HALF_TURN), p[:, 1]]))
+    lon = (where.centroid.x + HALF_TURN) % (2 * HALF_TURN) - HALF_TURN
+    return float(lon), float(where.centroid.y)
 
 
 def _unfit(crs: CRS, where: BaseGeometry) -> str | None:
@@ -48,11 +65,13 @@ def _unfit(crs: CRS, where: BaseGeometry) -> str | None:
         return "degrees"
     if any(abs(axis.unit_conversion_factor - 1.0) > _SAME for axis in crs.axis_info[:2]):
         return f"units of {crs.axis_info[0].unit_name}"
+    points = np.vstack([[_middle(where)], shapely.get_coordinates(shapely.envelope(where))])
     try:
-        scale = Proj(crs).get_factors(where.centroid.x, where.centroid.y).areal_scale
+        scales = np.asarray(Proj(crs).get_factors(points[:, 0], points[:, 1]).areal_scale)
     except (ProjError, CRSError):
-        return None
-    return f"its areas are {scale:.2f} times the true ones here" if abs(scale - 1.0) > MAX_AREA_ERROR else None
+        return "which tells nothing of its areas"
+    worst = float(scales[np.argmax(np.abs(scales - 1.0))])
+    return f"its areas are {worst:.2f} times the true ones here" if not abs(worst - 1.0) <= MAX_AREA_ERROR else None
 
 
 def choose_gsd(asked_m: float | None, info: ModelInfo, scenes: Sequence[Scene]) -> tuple[float, list[str]]:
@@ -75,7 +94,7 @@ def build_grid(crs: CRS, gsd_m: float, aoi: Aoi | None, scenes: Sequence[Scene])
     ------
     AoiError: the AOI and the scenes do not meet in this CRS.
     """
-    outlines = shapely.union_all([_outline(s, crs) for s in scenes])
+    outlines = shapely.union_all([s.info.outline(crs) for s in scenes])
     covered = outlines if aoi is None else shapely.intersection(shapely.box(*aoi.in_crs(crs).bounds), shapely.envelope(outlines))
     if covered.is_empty or covered.area == 0:
         raise AoiError("an AOI that meets a scene", f"bounds {aoi.geometry.bounds if aoi else None}", "Check its CRS and place.")
@@ -84,18 +103,10 @@ def build_grid(crs: CRS, gsd_m: float, aoi: Aoi | None, scenes: Sequence[Scene])
     return Grid(crs, box.affine, box.shape.y, box.shape.x)
 
 
-def _outline(scene: Scene, crs: CRS) -> BaseGeometry:
-    info = scene.info
-    if info.crs == crs:
-        corners = [info.transform @ p for p in ((0, 0), (info.width, 0), (info.width, info.height), (0, info.height))]
-        return shapely.Polygon(corners)
-    return Aoi(info.footprint, LON_LAT).in_crs(crs)
-
-
 def _pixels_of(scene: Scene, crs: CRS, gsd_m: float) -> tuple[float, tuple[float, float]]:
     """Pixel size and where pixel edges fall (fraction of a pixel): the scene's own, so that nothing is resampled for nothing."""
     t = scene.info.transform
-    north_up = t.b == 0 and t.d == 0 and t.a > 0 and abs(t.a + t.e) < _SAME * t.a
-    if scene.info.crs != crs or not north_up or abs(t.a - gsd_m) > 0.01 * gsd_m:
+    upright = t.b == 0 and t.d == 0 and t.a > 0 and abs(t.a - abs(t.e)) < _SAME * t.a
+    if scene.info.crs != crs or not upright or abs(t.a - gsd_m) > 0.01 * gsd_m:
         return gsd_m, (0.0, 0.0)
     return t.a, ((t.c / t.a) % 1.0, (t.f / t.a) % 1.0)

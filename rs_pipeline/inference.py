@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,19 +12,18 @@ from pathlib import Path
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pyproj import CRS
 
-from rs_pipeline.aoi import Aoi
 from rs_pipeline.classes import NOT_OBSERVED, SCORE_MAX
 from rs_pipeline.errors import RasterError, SegmenterError, StoreError
 from rs_pipeline.job import Job, load_job
 from rs_pipeline.raster import fingerprint
-from rs_pipeline.scene_reader import SceneReader
+from rs_pipeline.scene_reader import BlockCache, SceneReader
 from rs_pipeline.segmenter import Segmenter, find_provider
 from rs_pipeline.store import TileStore
 from rs_pipeline.tiles import Tile
 
-_LON_LAT = CRS.from_epsg(4326)
+_OPEN_SCENES = 16
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +52,15 @@ class TileImage:
 
 
 class OpenJob:
-    """A job with its files open: one per worker."""
+    """A job with its files open: one per worker, for one thread at a time."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.store = TileStore(job.store)
-        self._readers: dict[int, SceneReader] = {}
-        self._footprints = [
-            Aoi(s.info.footprint, _LON_LAT).in_crs(job.plan.grid.crs).buffer(2 * max(job.plan.grid.gsd_m, s.info.gsd_m)) for s in job.scenes
-        ]
+        self._cache = BlockCache()
+        self._readers: OrderedDict[int, SceneReader] = OrderedDict()
+        reach = [2 * max(job.plan.grid.gsd_m, s.info.gsd_m) for s in job.scenes]
+        self._footprints = [s.info.outline(job.plan.grid.crs).buffer(r) for s, r in zip(job.scenes, reach, strict=True)]
         """Outlines in the grid's CRS, two pixels wider, so that resampling at their edge is not cut."""
 
     def read_tile(self, tile: Tile) -> TileImage:
@@ -80,9 +81,13 @@ class OpenJob:
         return TileImage(tile, image, sources != NOT_OBSERVED, sources)
 
     def _reader(self, index: int) -> SceneReader:
-        if index not in self._readers:
-            scene = self.job.scenes[index]
-            self._readers[index] = SceneReader(scene.info, scene.bands, self.job.plan.grid, scene.opaque)
+        if index in self._readers:
+            self._readers.move_to_end(index)
+            return self._readers[index]
+        scene = self.job.scenes[index]
+        self._readers[index] = SceneReader(scene.info, scene.bands, self.job.plan.grid, scene.opaque, self._cache)
+        if len(self._readers) > _OPEN_SCENES:
+            self._readers.popitem(last=False)[1].close()
         return self._readers[index]
 
 
@@ -109,6 +114,12 @@ def infer_batch(job_path: Path, indices: Sequence[int], retries: int) -> BatchRe
     SegmenterError: the model cannot be loaded.
     StoreError: the store cannot be written.
     """
+    # A worker with several threads has one model and one set of open files: neither is for two threads at once.
+    with _ONE_AT_A_TIME:
+        return _infer_batch(job_path, indices, retries)
+
+
+def _infer_batch(job_path: Path, indices: Sequence[int], retries: int) -> BatchResult:
     opened = open_job(job_path)
     check_unchanged(opened.job)
     segmenter = load_segmenter(opened.job.model, opened.job.device, opened.job.threads)

@@ -19,7 +19,7 @@ from pyogrio.errors import DataLayerError, DataSourceError, FieldError, Geometry
 from pyproj import CRS
 
 from rs_pipeline.classes import NOT_OBSERVED, ClassSet
-from rs_pipeline.errors import OutputError
+from rs_pipeline.errors import OutputError, UsageError
 from rs_pipeline.styles import class_style, coverage_style, write_styles
 from rs_pipeline.vectorize import COVERAGE_STATES, OBSERVED, UNOBSERVED, Features
 
@@ -84,7 +84,7 @@ def write_layers(
     """
     if path.exists():
         raise OutputError("a new file for the layers", f"{path}, which exists", "Choose another output folder.")
-    _check_names(classes)
+    check_layer_names(classes)
     writer = _Writer(path, crs)
     tally = _Tally(len(classes))
     scene_columns = _scene_columns(scenes)
@@ -171,12 +171,19 @@ class _Tally:
             yield LayerSummary(int(count), float(area), float(score / pixels) if pixels else None)
 
 
-def _check_names(classes: ClassSet) -> None:
-    """SQLite tells table names apart without regard to case."""
+def check_layer_names(classes: ClassSet) -> None:
+    """Refuse class names that cannot be layers of one GeoPackage; SQLite tells tables apart without regard to case.
+
+    Raises
+    ------
+    UsageError: a name that is taken or reserved.
+    """
     taken = {COVERAGE_LAYER, "layer_styles"}
     for name in classes.names:
+        if not name[0].isalnum():  # GDAL refuses them as layers
+            raise UsageError("class names that begin with a letter or a digit", repr(name), "Choose another word.")
         if name.lower() in taken or name.lower().startswith(("gpkg_", "rtree_", "sqlite_")):
-            raise OutputError("one layer name per class", f"{name!r}, which is taken", "Give the class another name.")
+            raise UsageError("class names that can be layers", f"{name!r}, which is the name of another", "Choose another word.")
         taken.add(name.lower())
 
 

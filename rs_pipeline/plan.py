@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,15 @@ from rs_pipeline.aoi import Aoi, read_aoi
 from rs_pipeline.catalog import Scene, find_scenes, parse_interval
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.config import RunSettings
-from rs_pipeline.errors import CatalogError, RasterError
+from rs_pipeline.errors import AoiError, CatalogError, RasterError
 from rs_pipeline.extent import LON_LAT, build_grid, choose_crs, choose_gsd
+from rs_pipeline.grid import Grid
 from rs_pipeline.job import MAX_SCENES, Job, SceneJob
+from rs_pipeline.layers import check_layer_names
 from rs_pipeline.products import check_free, check_room
 from rs_pipeline.radiometry import measure_stretch
-from rs_pipeline.raster import choose_bands, read_sample
+from rs_pipeline.raster import burn_mask, choose_bands, read_sample
+from rs_pipeline.scene_reader import CACHE_BYTES
 from rs_pipeline.segmenter import ModelInfo, check_vocabulary, find_provider
 from rs_pipeline.tiles import TilePlan
 from rs_pipeline.vocabulary import load_vocabulary
@@ -31,6 +35,8 @@ TILE_FORMAT = 1
 """Raised whenever the same inputs would give other tiles than before."""
 STORES = ".tiles"
 _TORCH_BYTES = 600e6
+_SMALL_GRID_PX = 1024**2
+"""Grids up to this size are looked at pixel by pixel while planning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,33 +77,46 @@ def plan_run(settings: RunSettings) -> RunPlan:
     RsSegError: whatever would keep the run from finishing, as far as it can be known now.
     """
     classes = load_vocabulary(settings.vocabulary).class_set(settings.classes)
+    check_layer_names(classes)
     provider = find_provider(settings.model)
     info = provider.info()
     check_vocabulary(info, classes)
     aoi = read_aoi(settings.aoi) if settings.aoi is not None else None
     scenes, scene_notes = _find(settings, aoi)
-    where = _where(aoi, scenes)
+    where: BaseGeometry = shapely.union_all([s.info.footprint for s in scenes])
+    if aoi is not None:
+        aoi = aoi.near(where)
+        where = where.intersection(aoi.in_crs(LON_LAT))
     crs, crs_note = choose_crs(scenes[0], where)
     gsd_m, gsd_notes = choose_gsd(settings.gsd_m, info, scenes)
     grid = build_grid(crs, gsd_m, aoi, scenes)
-    tile_px = settings.tile_px or info.tile_px
-    overlap_px = settings.overlap_px if settings.overlap_px is not None else tile_px // 8
-    plan = TilePlan(grid, tile_px, overlap_px, aoi.in_crs(crs) if aoi is not None else None)
+    plan = _cut(grid, aoi, settings, info)
     prepared, radiometry_notes = _prepare(scenes, settings)
     tiles = plan.count()
     crew = choose_crew(settings.workers, tiles)
     outputs = Path(settings.out).absolute().parent if settings.out else Path(settings.outputs).absolute()
     tile_key = _tile_key(plan, prepared, classes, info)
-    run_key = _digest({"tiles": tile_key, "classes": classes.to_list(), "vectors": settings.vectors.model_dump()})
-    out = Path(settings.out).absolute() if settings.out else outputs / f"{'-'.join(classes.names)[:60].replace(' ', '_')}-{run_key[:8]}"
+    names = [[s.id, s.datetime] for s in prepared]
+    run_key = _digest({"tiles": tile_key, "scenes": names, "classes": classes.to_list(), "vectors": settings.vectors.model_dump()})
+    run_id = f"{re.sub(r'[^a-z0-9]+', '-', '-'.join(classes.names))[:60].strip('-')}-{run_key[:8]}"
+    out = Path(settings.out).absolute() if settings.out else outputs / run_id
     estimate = _estimate(plan, tiles, classes, crew, settings)
     existing = check_free(out, run_key, overwrite=settings.overwrite)
-    check_room(out, estimate.disk_bytes if existing is None else 0)
+    check_room(out, estimate.disk_bytes if existing is None else 0, f"a grid of {grid.height} x {grid.width} px, {tiles} tiles")
     job = Job(
         outputs / STORES / tile_key[:16], plan, prepared, classes, settings.model, info.weights_sha256, settings.device, crew.threads
     )
     notes = (*(aoi.notes if aoi else ()), *scene_notes, *([crs_note] if crs_note else []), *gsd_notes, *radiometry_notes)
     return RunPlan(settings, job, info, crew, tiles, out, run_key, existing, estimate, notes)
+
+
+def _cut(grid: Grid, aoi: Aoi | None, settings: RunSettings, info: ModelInfo) -> TilePlan:
+    tile_px = settings.tile_px or info.tile_px
+    overlap_px = settings.overlap_px if settings.overlap_px is not None else tile_px // 8
+    area = aoi.in_crs(grid.crs) if aoi is not None else None
+    if area is not None and grid.height * grid.width <= _SMALL_GRID_PX and not burn_mask(area, grid).any():
+        raise AoiError("an AOI that holds the centre of a pixel", f"{area.area:.3g} m² at {grid.gsd_m:g} m per pixel", "Draw it larger.")
+    return TilePlan(grid, tile_px, overlap_px, area)
 
 
 def _find(settings: RunSettings, aoi: Aoi | None) -> tuple[list[Scene], list[str]]:
@@ -119,11 +138,6 @@ def _ordered(scenes: Sequence[Scene], composite: str) -> list[Scene]:
     dated = [s for s in by_id if s.datetime is not None]
     dated.sort(key=lambda s: s.datetime.timestamp() if s.datetime else 0.0, reverse=composite == "newest")
     return dated + [s for s in by_id if s.datetime is None]
-
-
-def _where(aoi: Aoi | None, scenes: Sequence[Scene]) -> BaseGeometry:
-    outlines: BaseGeometry = shapely.union_all([s.info.footprint for s in scenes])
-    return outlines.intersection(aoi.in_crs(LON_LAT)) if aoi is not None else outlines
 
 
 def _prepare(scenes: Sequence[Scene], settings: RunSettings) -> tuple[tuple[SceneJob, ...], list[str]]:
@@ -150,7 +164,7 @@ def _tile_key(plan: TilePlan, scenes: Sequence[SceneJob], classes: ClassSet, inf
         {
             "format": TILE_FORMAT,
             "plan": plan.digest,
-            "scenes": [[s.info.href, s.info.fingerprint, s.bands, s.opaque, s.stretch.low, s.stretch.high] for s in scenes],
+            "scenes": [[s.info.key(), s.bands, s.opaque, s.stretch.low, s.stretch.high] for s in scenes],
             "prompts": [c.prompts for c in classes],
             "model": [info.name, info.weights_sha256],
         }
@@ -163,10 +177,11 @@ def _digest(facts: dict[str, Any]) -> str:
 
 def _estimate(plan: TilePlan, tiles: int, classes: ClassSet, crew: Crew, settings: RunSettings) -> Estimate:
     bands = len(classes) + 1
-    stored = tiles * plan.tile_px**2 * bands
-    grid_px = plan.grid.height * plan.grid.width
-    block_px = min(settings.vectors.block_px**2, grid_px)
+    grid = plan.grid
+    context_px = min(plan.tile_px, grid.height) * min(plan.tile_px, grid.width)
+    covered_px = min(tiles * plan.stride_px**2, grid.height * grid.width)
+    block_px = min(settings.vectors.block_px**2, grid.height * grid.width)
     # A batch is held as float32 image, scores and the model's features (about ten times the image); a block as scores and components.
-    batch = settings.workers.batch_size * min(plan.tile_px**2, grid_px) * 4 * (3 * 10 + len(classes))
-    memory = crew.count * (_TORCH_BYTES + batch) + block_px * (bands * 8 + 24)
-    return Estimate(disk_bytes=round(stored + grid_px * (bands + 1) * 0.5), memory_bytes=round(memory))
+    batch = settings.workers.batch_size * context_px * 4 * (3 * 10 + len(classes))
+    memory = crew.count * (_TORCH_BYTES + CACHE_BYTES + batch) + block_px * (bands * 8 + 24)
+    return Estimate(disk_bytes=round(tiles * context_px * bands + covered_px * (bands + 1) * 0.5), memory_bytes=round(memory))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,9 @@ def check_free(folder: Path, run_key: str, *, overwrite: bool) -> dict[str, Any]
     OutputError: something else is there and `overwrite` is not asked for, or the place cannot be written.
     """
     existing: dict[str, Any] | None = None
-    if folder.exists():
-        existing = read_manifest(folder)
+    kept = folder if folder.exists() else _replaced(folder)
+    if kept.exists():
+        existing = read_manifest(kept)
         if existing is None:
             raise OutputError("a free name, or a run folder", f"{folder}, which holds something else", "Choose another --out.")
         if existing.get("run_key") != run_key:
@@ -55,8 +58,8 @@ def check_free(folder: Path, run_key: str, *, overwrite: bool) -> dict[str, Any]
     return existing
 
 
-def check_room(folder: Path, needed_bytes: int) -> None:
-    """Refuse a run that the disk cannot hold.
+def check_room(folder: Path, needed_bytes: int, what: str) -> None:
+    """Refuse a run that the disk cannot hold; `what` says what needs the room.
 
     Raises
     ------
@@ -64,59 +67,85 @@ def check_room(folder: Path, needed_bytes: int) -> None:
     """
     free = shutil.disk_usage(_existing_parent(folder)).free
     if free < needed_bytes:
-        raise OutputError(
-            f"{needed_bytes / 1e9:.1f} GB of free disk", f"{free / 1e9:.1f} GB at {folder.parent}", "Free some, or choose another --out."
-        )
+        needed = f"{needed_bytes / 1e9:.1f} GB of free disk for {what}"
+        raise OutputError(needed, f"{free / 1e9:.1f} GB at {folder.parent}", "Free some, or choose another --out.")
 
 
 @contextmanager
 def staged(folder: Path, *, replace: bool) -> Iterator[Path]:
     """A scratch folder beside `folder` that takes its name when the block ends well, and goes away when it does not.
 
-    What was under the name before is kept until the new one is whole.
+    What was under the name before is kept until the new one is whole. The name is this run's from the start.
 
     Raises
     ------
-    OutputError: the folder cannot be written, or something took its name meanwhile and `replace` is False.
+    OutputError: the folder cannot be written, another run writes it, or something took its name and `replace` is False.
     """
-    for leftover in folder.parent.glob(f".{folder.name}.part-*"):
-        _remove_if_abandoned(leftover)
-    aside = _aside(folder)
+    with _as_output_error(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(folder)
+        aside = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder.parent))
+        # As any folder made by mkdir: mkdtemp's are for their owner only.
+        aside.chmod(0o777 & ~_umask())
     try:
-        aside.mkdir(parents=True)
         with _held(aside):
             yield aside
-            _sync(aside)
-            _swap(aside, folder, replace=replace)
-    except OSError as error:
-        raise OutputError("a run folder that can be written", f"{folder} ({error})", "Free disk space, or choose another --out.") from error
+            with _as_output_error(folder):
+                _sync(aside)
+                _swap(aside, folder, replace=replace)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _prefix(folder: Path) -> str:
+    return f".{folder.name}.part-"
+
+
+def _replaced(folder: Path) -> Path:
+    """Where the run that is being replaced waits."""
+    return folder.parent / f".{folder.name}.old"
+
+
+def _tidy(folder: Path) -> None:
+    """Undo what a killed run left: bring back the run it was replacing, remove what it had not finished."""
+    old = _replaced(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    for leftover in folder.parent.glob(f"{glob.escape(_prefix(folder))}*"):
+        try:
+            with _held(leftover):
+                shutil.rmtree(leftover, ignore_errors=True)
+        except BlockingIOError as error:
+            raise OutputError("a run folder that no other run writes", f"{folder}, which one does", "Wait for it.") from error
 
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """Mark a folder as in use by this process; the system lifts the mark when the process ends, however it ends."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    with _open_folder(folder) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    finally:
-        os.close(handle)
 
 
-def _remove_if_abandoned(folder: Path) -> None:
-    with suppress(OSError), _held(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+@contextmanager
+def _as_output_error(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError("a run folder that can be written", f"{folder} ({error})", "Free disk space, or choose another --out.") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write `run.json`."""
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _aside(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.part-{os.getpid()}"
+    with _as_output_error(folder):
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _existing_parent(path: Path) -> Path:
@@ -130,12 +159,20 @@ def _sync(folder: Path) -> None:
 
 
 def _swap(new: Path, folder: Path, *, replace: bool) -> None:
-    if not folder.exists():
-        new.rename(folder)
-        return
-    if not replace:
-        raise OutputError("a name that stays free during the run", f"{folder}, which appeared meanwhile", "Choose another --out.")
-    old = folder.parent / f".{folder.name}.part-old-{os.getpid()}"
-    folder.rename(old)
+    if folder.exists():
+        if not replace:
+            raise OutputError("a name that stays free during the run", f"{folder}, which appeared meanwhile", "Choose another --out.")
+        folder.rename(_replaced(folder))
     new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with _open_folder(folder.parent) as parent:
+        os.fsync(parent)
+    shutil.rmtree(_replaced(folder), ignore_errors=True)
+
+
+@contextmanager
+def _open_folder(folder: Path) -> Iterator[int]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)

@@ -13,7 +13,6 @@ import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
-from odc.geo.geobox import GeoBox
 from pyproj import CRS, Geod, Transformer
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.errors import RasterioError
@@ -22,6 +21,7 @@ from shapely.geometry.base import BaseGeometry
 
 from rs_pipeline.errors import RasterError
 from rs_pipeline.grid import Grid
+from rs_pipeline.outline import lon_lat_outline, outline
 
 # GDAL reads this once, at the first file; its own choice, a twentieth of the machine, is too much for many workers.
 os.environ.setdefault("GDAL_CACHEMAX", "256")
@@ -47,16 +47,25 @@ class RasterInfo:
     gsd_m: float
     """Ground sampling distance at the image's centre, metres, whatever the CRS."""
     footprint: BaseGeometry
-    """Outline of the pixels in EPSG:4326, collars included."""
+    """Outline of the pixels in EPSG:4326, collars included; two parts where it crosses the antimeridian."""
     taken: str | None
     """Content of TIFFTAG_DATETIME, as it stands."""
     fingerprint: str
-    """Changes when the file changes: size and modification time; empty for URLs."""
+    """Changes when the file or its sidecars change: sizes and modification times; empty for URLs."""
 
     @property
     def count(self) -> int:
         """Bands."""
         return len(self.colours)
+
+    def outline(self, crs: CRS) -> BaseGeometry:
+        """Outline of the pixels in any CRS; empty where it cannot express the place."""
+        return outline(self.crs, self.transform, self.height, self.width, crs)
+
+    def key(self) -> list[Any]:
+        """What decides the pixels that are read, JSON-ready."""
+        shape = [list(self.transform)[:6], self.height, self.width]
+        return [self.href, self.fingerprint, self.crs.to_wkt(), shape, str(self.nodata), self.colours]
 
 
 def describe(href: str) -> RasterInfo:
@@ -75,7 +84,6 @@ def describe(href: str) -> RasterInfo:
             raise RasterError("bands of real numbers", f"{source.dtypes[0]} in {href}", "Convert it, for example to float32.")
         _check_blocks(source, href)
         crs = CRS.from_user_input(source.crs)
-        box = GeoBox((source.height, source.width), source.transform, source.crs)
         return RasterInfo(
             href=href,
             crs=crs,
@@ -86,19 +94,28 @@ def describe(href: str) -> RasterInfo:
             nodata=source.nodata,
             colours=tuple(c.name for c in source.colorinterp),
             gsd_m=ground_sampling_distance(crs, source.transform, source.height, source.width),
-            footprint=box.geographic_extent.geom,
+            footprint=_footprint(crs, source, href),
             taken=source.tags().get("TIFFTAG_DATETIME"),
             fingerprint=fingerprint(href),
         )
 
 
+def _footprint(crs: CRS, source: Any, href: str) -> BaseGeometry:
+    footprint = lon_lat_outline(crs, source.transform, source.height, source.width)
+    if footprint.is_empty:
+        raise RasterError("a place on the Earth", f"bounds {tuple(source.bounds)} of {href}", "Check the CRS and the geotransform.")
+    return footprint
+
+
 def fingerprint(href: str) -> str:
-    """Size and modification time of a local file; empty for anything else."""
+    """Size and modification time of a local file and of the sidecars that GDAL reads with it; empty for anything else."""
     path = Path(href)
     if not path.is_file():
         return ""
-    stat = path.stat()
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
+    sidecars = [path.with_name(path.name + suffix) for suffix in (".aux.xml", ".msk", ".ovr")]
+    sidecars += [path.with_suffix(suffix) for suffix in (".tfw", ".tifw", ".wld")]
+    stats = [p.stat() for p in (path, *sidecars) if p.is_file()]
+    return "+".join(f"{stat.st_size}-{stat.st_mtime_ns}" for stat in stats)
 
 
 def ground_sampling_distance(crs: CRS, transform: Affine, height: int, width: int) -> float:
@@ -165,15 +182,34 @@ def read_sample(info: RasterInfo, bands: tuple[int, int, int], longest_px: int) 
     factor = max(1.0, max(info.height, info.width) / longest_px)
     shape = max(1, round(info.height / factor)), max(1, round(info.width / factor))
     with opened(info.href) as source, reading(info.href):
-        image = source.read(list(bands), out_shape=(3, *shape)).astype(np.float32)
+        stored = source.read(list(bands), out_shape=(3, *shape))
         opaque = None
         if "alpha" in info.colours:
             alpha = source.read(info.colours.index("alpha") + 1, out_shape=shape)
             opaque = _opaque_from(alpha)
-            valid = alpha >= opaque if opaque is not None else np.ones(shape, np.bool_)
+            seen: NDArray[np.bool_] = np.ones(shape, np.bool_) if opaque is None else alpha >= opaque
+            valid = has_values(stored, info.nodata) & seen
         else:
-            valid = source.dataset_mask(out_shape=shape) > HALF_OPAQUE
+            valid = join_bands(source.read_masks(list(bands), out_shape=(3, *shape)) > HALF_OPAQUE, info.dtype)
+    image = stored.astype(np.float32)
     return Sample(image, valid & np.isfinite(image).all(axis=0), opaque)
+
+
+def join_bands(valid: NDArray[np.bool_], dtype: str) -> NDArray[np.bool_]:
+    """(B, H, W) validity of each band to (H, W) of the pixel.
+
+    In unsigned images the nodata value is also a colour (a 0 of red in dark water): one band with a value makes the pixel. In signed and
+    floating-point ones it is a mark outside the range of values: every band must have one.
+    """
+    joined: NDArray[np.bool_] = valid.any(axis=0) if np.dtype(dtype).kind == "u" else valid.all(axis=0)
+    return joined
+
+
+def has_values(stored: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
+    """(H, W) bool: where the values (B, H, W) are not `nodata`, joined as `join_bands` does."""
+    if nodata is None:
+        return np.ones(stored.shape[1:], np.bool_)
+    return join_bands(stored != nodata, str(stored.dtype))
 
 
 def _opaque_from(alpha: NDArray[Any]) -> float | None:

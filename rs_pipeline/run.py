@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from rs_pipeline import manifest
@@ -28,6 +29,9 @@ from rs_pipeline.reporting import Reporter, Silent
 from rs_pipeline.store import TileStore
 from rs_pipeline.vectorize import polygonize, polygonize_coverage
 from rs_pipeline.workers import infer, open_client
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 PRODUCTS = ("layers.gpkg", "labels.tif", "scores.tif")
 
@@ -75,9 +79,11 @@ def execute(plan: RunPlan, reporter: Reporter) -> dict[str, Any]:
         reporter.note(f"{plan.out} holds this very run already")
         return plan.existing
     clock = _Clock()
-    with TileStore(plan.job.store).lock(), staged(plan.out, replace=plan.existing is not None or plan.settings.overwrite) as folder:
+    replace = plan.existing is not None or plan.settings.overwrite
+    # Workers first: a scheduler that does not answer must leave nothing behind.
+    with _workers(plan) as client, TileStore(plan.job.store).lock(), staged(plan.out, replace=replace) as folder:
         with clock("infer"):
-            tiles = infer_tiles(plan, reporter)
+            tiles = infer_tiles(plan, client, reporter)
         with ExitStack() as scratch:
             with clock("stitch"):
                 stitched = stitch(plan, folder, scratch, reporter)
@@ -94,13 +100,24 @@ def execute(plan: RunPlan, reporter: Reporter) -> dict[str, Any]:
     return summary
 
 
+@contextmanager
+def _workers(plan: RunPlan) -> Iterator[Client | None]:
+    """The run's workers; None where the store has every tile already."""
+    done = TileStore(plan.job.store).done()
+    if all(tile.index in done for tile in plan.job.plan.tiles()):
+        yield None
+        return
+    with open_client(plan.crew, plan.settings.workers) as client:
+        yield client
+
+
 def is_complete(plan: RunPlan) -> bool:
     """True where the run folder holds this very run with no failed tile."""
     return plan.existing is not None and not plan.existing["tiles"]["failed"] and all((plan.out / name).is_file() for name in PRODUCTS)
 
 
-def infer_tiles(plan: RunPlan, reporter: Reporter) -> Inference:
-    """Compute the tiles that are not in the store yet.
+def infer_tiles(plan: RunPlan, client: Client | None, reporter: Reporter) -> Inference:
+    """Compute the tiles that are not in the store yet; `client` may be None where there are none.
 
     Raises
     ------
@@ -118,11 +135,8 @@ def infer_tiles(plan: RunPlan, reporter: Reporter) -> Inference:
         result.empty += len(batch.empty)
         reporter.advance(len(batch.done) + len(batch.empty) + len(batch.failed))
 
-    if todo:
-        job = plan.job.save()
-        settings = plan.settings.workers
-        with open_client(plan.crew, settings, plan.job.store / "scratch") as client:
-            failed = infer(client, job, todo, settings, on_batch)
+    if todo and client is not None:
+        failed = infer(client, plan.job.save(), todo, plan.settings.workers, on_batch)
         lost = set(todo) - set(TileStore(plan.job.store).done()) - {index for index, _ in failed}
         result.failed = sorted(failed + [(index, "lost: no worker put it into the store") for index in lost])
     if result.failed and not (result.reused or result.computed):
@@ -153,14 +167,15 @@ def stitch(plan: RunPlan, folder: Path, scratch: ExitStack, reporter: Reporter) 
     blocks = list(_blocks(plan))
     reporter.stage("stitch", len(blocks))
     for window in blocks:
-        block = blend_block(window, job.plan, store.read, len(classes))
-        inside = _inside_aoi(plan, window)
-        scores = np.where(inside, block.scores, np.uint8(NOT_OBSERVED))
-        labels = label_block(scores, thresholds)
-        stitched.labels.write(window, labels[None])
-        stitched.scores.write(window, scores)
-        stitched.sources.write(window, np.where(inside, block.sources, np.uint8(NOT_OBSERVED))[None])
-        stitched.pixels[:] += np.bincount(labels[inside], minlength=256)
+        if _meets_aoi(plan, window):
+            block = blend_block(window, job.plan, store.read, len(classes))
+            inside = _inside_aoi(plan, window)
+            scores = np.where(inside, block.scores, np.uint8(NOT_OBSERVED))
+            labels = label_block(scores, thresholds)
+            stitched.labels.write(window, labels[None])
+            stitched.scores.write(window, scores)
+            stitched.sources.write(window, np.where(inside, block.sources, np.uint8(NOT_OBSERVED))[None])
+            stitched.pixels[:] += np.bincount(labels[inside], minlength=256)
         reporter.advance(1)
     return stitched
 
@@ -197,9 +212,17 @@ def _blocks(plan: RunPlan) -> Iterator[Window]:
             yield Window(row, col, min(size, grid.height - row), min(size, grid.width - col))
 
 
+def _meets_aoi(plan: RunPlan, window: Window) -> bool:
+    """False for blocks without a pixel of the AOI: they stay unwritten, which reads as not observed."""
+    area, grid = plan.job.plan.aoi, plan.job.plan.grid
+    return area is None or bool(shapely.intersects(area, shapely.box(*grid.crop(window).bounds)))
+
+
 def _inside_aoi(plan: RunPlan, window: Window) -> NDArray[np.bool_]:
     if plan.job.plan.aoi is None:
         return np.ones(window.shape, np.bool_)
+    if not _meets_aoi(plan, window):
+        return np.zeros(window.shape, np.bool_)
     return burn_mask(plan.job.plan.aoi, plan.job.plan.grid.crop(window))
 
 

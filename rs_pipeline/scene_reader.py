@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import rasterio
@@ -15,15 +16,47 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
 from rs_pipeline.grid import Grid, Window
-from rs_pipeline.raster import HALF_OPAQUE, RasterInfo, reading
+from rs_pipeline.raster import HALF_OPAQUE, RasterInfo, has_values, join_bands, reading
 
 BLOCK_PX = 512
 """Side of the blocks of the grid that images are warped in."""
-_BLOCKS_KEPT_BYTES = 128e6
+CACHE_BYTES = 256_000_000
+"""Memory for warped blocks, of all the scenes of a worker together."""
+
+
+class WarpedBlock(NamedTuple):
+    """One block of the grid, as one image has it."""
+
+    window: Window
+    values: NDArray[Any]
+    """(3, H, W) in the image's own dtype."""
+    valid: NDArray[np.bool_]
+    """(H, W)."""
+
+
+class BlockCache:
+    """The blocks used last, within a budget of bytes."""
+
+    def __init__(self, budget: int = CACHE_BYTES) -> None:
+        self._budget, self._held = budget, 0
+        self._blocks: OrderedDict[tuple[str, int, int], WarpedBlock] = OrderedDict()
+
+    def get(self, key: tuple[str, int, int], make: Callable[[], WarpedBlock]) -> WarpedBlock:
+        """The block under a key, made where it is not held."""
+        if key in self._blocks:
+            self._blocks.move_to_end(key)
+            return self._blocks[key]
+        block = make()
+        self._blocks[key] = block
+        self._held += block.values.nbytes + block.valid.nbytes
+        while self._held > self._budget and len(self._blocks) > 1:
+            _, old = self._blocks.popitem(last=False)
+            self._held -= old.values.nbytes + old.valid.nbytes
+        return block
 
 
 class SceneReader:
-    """One image, seen on the run's grid. Keeps the file open: one per worker and scene.
+    """One image, seen on the run's grid; keeps the file open. Not for several threads at once.
 
     Every pixel depends on the grid alone and not on the window it is read in. GDAL's fast warper does not promise that:
     it interpolates coordinates across the window it is asked for. So it is always asked for the same blocks of the grid.
@@ -33,11 +66,10 @@ class SceneReader:
     RasterError: the image cannot be opened, now or while reading.
     """
 
-    def __init__(self, info: RasterInfo, bands: tuple[int, int, int], grid: Grid, opaque: float | None) -> None:
-        self.href = info.href
-        self._bands = list(bands)
-        self._opaque = opaque
+    def __init__(self, info: RasterInfo, bands: tuple[int, int, int], grid: Grid, opaque: float | None, cache: BlockCache) -> None:
+        self.info, self._bands, self._opaque, self._cache = info, list(bands), opaque, cache
         has_alpha = "alpha" in info.colours and opaque is not None
+        self._alpha_band = info.colours.index("alpha") + 1 if has_alpha else None
         with reading(info.href):
             source = _open_near_resolution(info, grid.gsd_m / info.gsd_m, has_alpha=has_alpha)
             self._source = source
@@ -52,8 +84,6 @@ class SceneReader:
                 resampling=_resampling(info, grid),
                 **_mask_options(nodata, has_alpha=has_alpha, per_dataset=MaskFlags.per_dataset in source.mask_flag_enums[0]),
             )
-        self._blocks: OrderedDict[tuple[int, int], tuple[Window, NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
-        self._alpha_band = info.colours.index("alpha") + 1 if has_alpha else None
 
     def __enter__(self) -> Self:
         return self
@@ -72,30 +102,24 @@ class SceneReader:
         valid = np.empty(window.shape, np.bool_)
         for row in range(window.row_off // BLOCK_PX, (window.row_stop - 1) // BLOCK_PX + 1):
             for col in range(window.col_off // BLOCK_PX, (window.col_stop - 1) // BLOCK_PX + 1):
-                block, values, seen = self._block(row, col)
-                part = block.intersection(window)
+                block = self._cache.get((self.info.href, row, col), partial(self._warp, row, col))
+                part = block.window.intersection(window)
                 if part is not None:
-                    image[:, *part.slices(window)] = values[:, *part.slices(block)]
-                    valid[part.slices(window)] = seen[part.slices(block)]
+                    image[:, *part.slices(window)] = block.values[:, *part.slices(block.window)]
+                    valid[part.slices(window)] = block.valid[part.slices(block.window)]
         return image, valid & np.isfinite(image).all(axis=0)
 
-    def _block(self, row: int, col: int) -> tuple[Window, NDArray[Any], NDArray[np.bool_]]:
-        if (row, col) in self._blocks:
-            self._blocks.move_to_end((row, col))
-            return self._blocks[row, col]
+    def _warp(self, row: int, col: int) -> WarpedBlock:
         top, left = row * BLOCK_PX, col * BLOCK_PX
         block = Window(top, left, min(BLOCK_PX, self._vrt.height - top), min(BLOCK_PX, self._vrt.width - left))
         where = RasterioWindow(block.col_off, block.row_off, block.width, block.height)
-        with reading(self.href):
+        with reading(self.info.href):
             values = self._vrt.read(self._bands, window=where)
             if self._alpha_band is not None:
-                seen = self._vrt.read(self._alpha_band, window=where) >= self._opaque
-            else:
-                seen = self._vrt.dataset_mask(window=where) > HALF_OPAQUE
-        self._blocks[row, col] = block, values, seen
-        while len(self._blocks) > 1 and len(self._blocks) * (values.nbytes + seen.nbytes) > _BLOCKS_KEPT_BYTES:
-            self._blocks.popitem(last=False)
-        return self._blocks[row, col]
+                opaque = self._vrt.read(self._alpha_band, window=where) >= self._opaque
+                return WarpedBlock(block, values, opaque & has_values(values, self.info.nodata))
+            masks = self._vrt.read_masks(self._bands, window=where) > HALF_OPAQUE
+        return WarpedBlock(block, values, join_bands(masks, self.info.dtype))
 
 
 def _mask_options(nodata: float | None, *, has_alpha: bool, per_dataset: bool) -> dict[str, Any]:
@@ -115,7 +139,7 @@ def _resampling(info: RasterInfo, grid: Grid) -> Resampling:
         rtol=1e-9,
         atol=0,
     )
-    if same_axes and info.crs == grid.crs and np.allclose(offset, np.round(offset), atol=1e-3):
+    if same_axes and info.crs == grid.crs and np.allclose(offset, np.round(offset), rtol=0, atol=1e-3):
         return Resampling.nearest
     return Resampling.average if grid.gsd_m > 1.5 * info.gsd_m else Resampling.bilinear
 
@@ -133,9 +157,10 @@ def _open_near_resolution(info: RasterInfo, ratio: float, *, has_alpha: bool) ->
 def _colours_only(info: RasterInfo) -> str:
     """GDAL VRT of the image in which no band is called alpha."""
     with rasterio.open(info.href) as source:
+        nodata = f"<NoDataValue>{source.nodata!r}</NoDataValue>" if source.nodata is not None else ""
         bands = "".join(
-            f'<VRTRasterBand dataType="{_GDAL_TYPES[source.dtypes[i]]}" band="{i + 1}"><SimpleSource>'
-            f'<SourceFilename relativeToVRT="0">{Path(info.href).absolute() if Path(info.href).exists() else info.href}</SourceFilename>'
+            f'<VRTRasterBand dataType="{_GDAL_TYPES[source.dtypes[i]]}" band="{i + 1}">{nodata}<SimpleSource>'
+            f'<SourceFilename relativeToVRT="0">{_escaped(info.href)}</SourceFilename>'
             f"<SourceBand>{i + 1}</SourceBand></SimpleSource></VRTRasterBand>"
             for i in range(source.count)
         )

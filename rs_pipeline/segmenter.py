@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rs_pipeline.classes import ClassSet
-from rs_pipeline.errors import SegmenterError
+from rs_pipeline.errors import RsSegError, SegmenterError
 
 GROUP = "rs_pipeline.segmenters"
 
@@ -105,7 +105,7 @@ def find_provider(model: str) -> Provider:
     if model not in names:
         choice = f"an installed model ({', '.join(names)}), a folder, or package.module:callable"
         raise SegmenterError(choice, f"--model {model!r}", "See `rs-seg models list`.")
-    return _provider(names[model].load(), None)
+    return _provider(names[model].load(), None, model)
 
 
 def _from_folder(folder: Path) -> Provider:
@@ -119,21 +119,35 @@ def _from_folder(folder: Path) -> Provider:
     names = known_models()
     if kind not in names:
         raise SegmenterError(f"a model_type of {', '.join(names)}", f"{kind!r} in {config}", "Install the package that runs it.")
-    return _provider(names[kind].load(), folder)
+    return _provider(names[kind].load(), folder, str(folder))
 
 
 def _from_callable(spec: str) -> Provider:
     module, _, name = spec.partition(":")
     try:
         factory = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise SegmenterError("package.module:callable", f"--model {spec!r} ({error})", "Check the spelling and the install.") from error
-    return _provider(factory, None)
+    except Exception as error:
+        raise _not_a_model(spec, error) from error
+    return _provider(factory, None, spec)
 
 
-def _provider(factory: Callable[[Path | None], Any], folder: Path | None) -> Provider:
-    provider: Provider = factory(folder)
+def _provider(factory: Callable[[Path | None], Any], folder: Path | None, spec: str) -> Provider:
+    """Call a factory, whoever wrote it, and see that a model comes out that can say what it is."""
+    try:
+        provider: Provider = factory(folder)
+        info = provider.info()
+    except RsSegError:
+        raise
+    except Exception as error:
+        raise _not_a_model(spec, error) from error
+    if not isinstance(info, ModelInfo):
+        raise _not_a_model(spec, TypeError(f"info() gave {type(info).__name__}"))
     return provider
+
+
+def _not_a_model(spec: str, error: Exception) -> SegmenterError:
+    came = f"--model {spec!r} ({type(error).__name__}: {' '.join(str(error).split())})"
+    return SegmenterError("package.module:callable that gives a model", came, "Check the spelling and the install.")
 
 
 def check_vocabulary(info: ModelInfo, classes: ClassSet) -> None:

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from rs_pipeline.classes import Class, ClassSet
+from rs_pipeline.classes import MAX_CLASSES, Class, ClassSet
 from rs_pipeline.config import bad_value, configs_folder, read_yaml
 from rs_pipeline.errors import UsageError
 
 DEFAULT_THRESHOLD = 0.5
-RESERVED_LAYERS = frozenset({"coverage", "scenes", "layer_styles"})
 
 
 class _Entry(BaseModel):
@@ -39,16 +38,16 @@ class Vocabulary:
 
         Raises
         ------
-        UsageError: no names, an empty or repeated name, or one that is the name of another layer.
+        UsageError: no names, too many, an empty or a repeated one.
         """
         wanted = [" ".join(n.lower().split()) for n in names]
         if not wanted or "" in wanted:
             raise UsageError("class names separated by commas", repr(",".join(names)), "Give --classes road,water for example.")
+        if len(wanted) > MAX_CLASSES:
+            raise UsageError(f"at most {MAX_CLASSES} classes", f"{len(wanted)}", "Ask for them in several runs.")
         for name in wanted:
             if wanted.count(name) > 1:
                 raise UsageError("each class once", f"{name!r} {wanted.count(name)} times", "Leave out the repeats.")
-            if name in RESERVED_LAYERS:
-                raise UsageError("a class name", f"{name!r}, which is the name of a layer of every run", "Choose another word.")
         return ClassSet(tuple(self._class(i + 1, name) for i, name in enumerate(wanted)))
 
     def _class(self, value: int, name: str) -> Class:
@@ -72,7 +71,7 @@ def load_vocabulary(spec: str) -> Vocabulary:
     path = shipped if shipped.is_file() else Path(spec)
     data = read_yaml(path)
     try:
-        return Vocabulary({str(name): _Entry.model_validate(entry) for name, entry in data.items()})
+        return Vocabulary(TypeAdapter(dict[str, _Entry]).validate_python(data))
     except ValidationError as error:
         raise bad_value(error, str(path), "Compare it with configs/classes/default.yaml.") from error
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from rs_pipeline.config import WorkerSettings
@@ -55,7 +56,7 @@ def choose_crew(settings: WorkerSettings, tiles: int) -> Crew:
 
 
 @contextmanager
-def open_client(crew: Crew, settings: WorkerSettings, scratch: Path) -> Iterator[Client]:
+def open_client(crew: Crew, settings: WorkerSettings) -> Iterator[Client]:
     """A client of the crew's workers; what was started here is stopped at the end.
 
     Raises
@@ -83,13 +84,14 @@ def open_client(crew: Crew, settings: WorkerSettings, scratch: Path) -> Iterator
     # A worker that dies names as suspects all the batches it held; `infer` tries their tiles again, one by one.
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        TemporaryDirectory(prefix="rs-seg-", ignore_cleanup_errors=True) as scratch,
         _cluster(crew, scratch) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
 
 
-def _cluster(crew: Crew, scratch: Path) -> Any:
+def _cluster(crew: Crew, scratch: str) -> Any:
     from distributed import LocalCluster
 
     if crew.kind == "cuda":
@@ -97,7 +99,7 @@ def _cluster(crew: Crew, scratch: Path) -> Any:
             from dask_cuda import LocalCUDACluster
         except ImportError as error:
             raise ClusterError("dask-cuda for --cluster cuda", f"{error}", "Install it: pip install 'rs-seg[cuda]'.") from error
-        return LocalCUDACluster(dashboard_address=None, host="127.0.0.1", local_directory=str(scratch))
+        return LocalCUDACluster(dashboard_address=None, host="127.0.0.1", local_directory=scratch)
     return LocalCluster(
         n_workers=crew.count,
         threads_per_worker=1,
@@ -105,7 +107,7 @@ def _cluster(crew: Crew, scratch: Path) -> Any:
         dashboard_address=None,
         host="127.0.0.1" if crew.kind == "local" else None,
         memory_limit=0,
-        local_directory=str(scratch),
+        local_directory=scratch,
     )
 
 

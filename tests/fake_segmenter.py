@@ -31,6 +31,11 @@ class Failing(Pointwise):
         return super().segment(images, valid, classes)
 
 
+class Broken(Pointwise):
+    def segment(self, images, valid, classes):
+        raise RuntimeError("no tile at all")
+
+
 class Killing(Pointwise):
     def segment(self, images, valid, classes):
         if (images[:, 0] >= TROUBLE).any():
@@ -81,6 +86,10 @@ def pointwise(folder):
 
 def failing(folder):
     return Provider(Failing)
+
+
+def broken(folder):
+    return Provider(Broken)
 
 
 def killing(folder):

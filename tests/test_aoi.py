@@ -33,6 +33,29 @@ def test_numbers_that_are_no_box_are_refused(spec):
         read_aoi(spec)
 
 
+def test_a_box_may_cross_the_antimeridian():
+    aoi = read_aoi("179,-1,-179,1")
+    assert aoi.geometry.area == pytest.approx(4)
+    assert aoi.in_crs(CRS(32660)).area == pytest.approx(222_000 * 221_000, rel=0.02)
+
+
+def test_every_layer_of_a_file_counts(tmp_path):
+    far = shapely.box(10.1, 50.1, 10.11, 50.11)
+    for name, shape in (("a", SQUARE), ("b", far)):
+        gpd.GeoDataFrame(geometry=[shape], crs=4326).to_crs(32632 if name == "b" else 4326).to_file(tmp_path / "two.gpkg", layer=name)
+    assert read_aoi(str(tmp_path / "two.gpkg")).geometry.contains(far.buffer(-1e-4))
+    assert read_aoi(str(tmp_path / "two.gpkg")).geometry.contains(SQUARE.buffer(-1e-4))
+
+
+def test_a_continent_is_cut_down_to_the_place_before_it_is_projected():
+    world, place = read_aoi("-180,-90,180,90"), shapely.box(10.0, 50.0, 10.01, 50.01)
+    near = world.near(place)
+    assert near.in_crs(CRS(32632)).contains(gpd.GeoSeries([place], crs=4326).to_crs(32632).iloc[0])
+    assert near.geometry.area < 2e-4
+    with pytest.raises(AoiError, match="meets a scene"):
+        read_aoi("0,0,1,1").near(place)
+
+
 def test_several_polygons_and_holes_are_kept(tmp_path):
     hole = shapely.box(10.002, 50.002, 10.004, 50.004)
     far = shapely.box(10.1, 50.1, 10.11, 50.11)
@@ -62,11 +85,16 @@ def test_bad_areas_are_refused_in_one_line(tmp_path):
     (tmp_path / "empty.geojson").write_text('{"type": "FeatureCollection", "features": []}')
     (tmp_path / "broken.geojson").write_text("{")
     gpd.GeoDataFrame(geometry=[SQUARE]).to_file(tmp_path / "nocrs.shp")
+    ring = '{"type": "Polygon", "coordinates": [[[10, 50], [11, 50]]]}'
+    (tmp_path / "ring.geojson").write_text(f'{{"type": "Feature", "properties": {{}}, "geometry": {ring}}}')
     cases = {
         str(tmp_path / "missing.geojson"): "does not exist",
         str(tmp_path / "empty.geojson"): "no geometry|table without geometry",
         str(tmp_path / "broken.geojson"): "GeoJSON, GeoPackage or Shapefile",
         str(tmp_path / "nocrs.shp"): "an AOI with a CRS",
+        str(tmp_path / "ring.geojson"): "GeoJSON, GeoPackage or Shapefile|polygons",
+        str(tmp_path): "is a folder",
+        "": "is a folder",
         written(tmp_path, [shapely.Point(10, 50)], "point.geojson"): "polygons with an area",
         written(tmp_path, [shapely.LineString([(10, 50), (11, 51)])], "line.geojson"): "polygons with an area",
     }

@@ -30,17 +30,15 @@ def test_a_file_a_folder_and_a_catalog_give_the_same_scenes(make_scene, tmp_path
     assert next(s for s in folder if s.id == "a_20240501").iso_datetime == "2024-05-01T00:00:00Z"
 
 
-def test_the_tag_says_when_else_the_name_else_nobody(make_scene):
-    tagged = make_scene("x_20200101.tif")
+def test_the_name_says_when_else_the_tag_else_nobody(make_scene):
     import rasterio
 
-    with rasterio.open(tagged, "r+") as file:
-        file.update_tags(TIFFTAG_DATETIME="2021:02:03 04:05:06")
-    plain = make_scene("scene_12345678.tif")
-    (a,) = find_scenes([str(tagged)], ALWAYS, None)
-    (b,) = find_scenes([str(plain)], ALWAYS, None)
-    assert a.datetime == dt.datetime(2021, 2, 3, 4, 5, 6, tzinfo=dt.UTC)
-    assert b.datetime is None
+    both, tagged, plain = make_scene("x_20200101.tif"), make_scene("y.tif"), make_scene("scene_12345678.tif")
+    for path in (both, tagged):
+        with rasterio.open(path, "r+") as file:
+            file.update_tags(TIFFTAG_DATETIME="2021:02:03 04:05:06")
+    found = [find_scenes([str(path)], ALWAYS, None)[0].datetime for path in (both, tagged, plain)]
+    assert found == [dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime(2021, 2, 3, 4, 5, 6, tzinfo=dt.UTC), None]
 
 
 @pytest.mark.parametrize(
@@ -49,6 +47,8 @@ def test_the_tag_says_when_else_the_name_else_nobody(make_scene):
         (None, ["a_20240501", "b_20240601", "c"]),
         ("2024-05-01", ["a_20240501"]),
         ("2024-05-01/2024-05-31", ["a_20240501"]),
+        ("20240501/20240601", ["a_20240501", "b_20240601"]),
+        ("2024-05-01/2024-06-01", ["a_20240501", "b_20240601"]),
         ("2024-05-15/", ["b_20240601"]),
         ("../2024-06-01", ["a_20240501", "b_20240601"]),
         ("/", ["a_20240501", "b_20240601", "c"]),
@@ -78,9 +78,32 @@ def test_the_aoi_chooses_scenes(make_scene, tmp_path):
 
 
 def test_equal_names_in_two_folders_stay_apart(make_scene, tmp_path):
-    make_scene("archive/a/scene.tif")
-    make_scene("archive/b/scene.tif")
-    assert sorted(ids(find_scenes([str(tmp_path / "archive")], ALWAYS, None))) == ["a/scene", "b/scene"]
+    paths = [make_scene(f"archive/{folder}/x/scene.tif") for folder in ("a", "b")]
+    assert len(set(ids(find_scenes([str(tmp_path / "archive")], ALWAYS, None)))) == 2
+    catalog = tmp_path / "together" / "catalog.json"
+    assert len(add_scenes(catalog, [str(tmp_path / "archive")], None)[0]) == len(read_items(catalog)) == 2
+    catalog = tmp_path / "apart" / "catalog.json"
+    for path in paths:
+        assert add_scenes(catalog, [str(path)], None)[1] == []
+    assert {s.info.href for s in find_scenes([str(catalog)], ALWAYS, None)} == {str(p) for p in paths}
+    assert add_scenes(catalog, [str(paths[1])], None)[0] == []
+    assert len(read_items(catalog)) == 2
+
+
+def test_an_undated_image_stays_undated_in_a_catalog(make_scene, tmp_path):
+    catalog = tmp_path / "cat" / "catalog.json"
+    add_scenes(catalog, [str(make_scene("undated.tif"))], None)
+    assert find_scenes([str(catalog)], ALWAYS, None)[0].datetime is None
+    with pytest.raises(CatalogError, match="in the dates asked"):
+        find_scenes([str(catalog)], parse_interval("/2030-01-01"), None)
+
+
+def test_what_runs_leave_in_a_folder_is_no_scene(make_scene, tmp_path):
+    make_scene("work/a.tif")
+    make_scene("work/outputs/run-1/labels.tif")
+    (tmp_path / "work" / "outputs" / "run-1" / "run.json").write_text("{}")
+    make_scene("work/outputs/.run-2.part-1/labels.part.tif")
+    assert ids(find_scenes([str(tmp_path / "work")], ALWAYS, None)) == ["a"]
 
 
 def test_adding_twice_renews_and_does_not_double(make_scene, tmp_path):
@@ -128,11 +151,13 @@ def test_bad_sources_are_refused_in_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "other.json").write_text('{"a": 1}')
+    (tmp_path / "list.json").write_text("[1, 2]")
     for source, message in {
         "missing.json": "rs-seg demo",
         "empty": "a folder with GeoTIFFs",
         "broken.json": "a STAC catalog",
         "other.json": "a STAC catalog",
+        "list.json": "a STAC catalog",
     }.items():
         with pytest.raises(CatalogError, match=message) as caught:
             find_scenes([str(tmp_path / source)], ALWAYS, None)
@@ -141,10 +166,11 @@ def test_bad_sources_are_refused_in_one_line(tmp_path):
 
 def test_an_existing_file_that_is_no_catalog_is_not_overwritten(make_scene, tmp_path):
     path = tmp_path / "catalog.json"
-    path.write_text('{"precious": true}')
-    with pytest.raises(CatalogError, match="a STAC catalog"):
-        add_scenes(path, [str(make_scene("a.tif"))], None)
-    assert path.read_text() == '{"precious": true}'
+    for content in ('{"precious": true}', "[1, 2]", "{"):
+        path.write_text(content)
+        with pytest.raises(CatalogError, match="a STAC catalog"):
+            add_scenes(path, [str(make_scene("a.tif"))], None)
+        assert path.read_text() == content
 
 
 def test_real_stac_items_are_read(shared_data):

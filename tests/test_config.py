@@ -36,6 +36,7 @@ def test_later_wins_file_flags_set(tmp_path):
         ("workers=3", "a mapping under workers"),
         ("gsd_m", "KEY=VALUE"),
         ("gsd_m=[1", "YAML"),
+        ("radiometry.low_percent=99", "low_percent must be below high_percent"),
     ],
 )
 def test_a_bad_setting_is_one_line_that_says_what_to_do(text, message):
@@ -44,6 +45,11 @@ def test_a_bad_setting_is_one_line_that_says_what_to_do(text, message):
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_dates_and_numbers_are_text_where_text_is_wanted():
+    settings = load_settings(sets=["datetime=2024-01-31", "out=123"])
+    assert (settings.datetime, settings.out) == ("2024-01-31", "123")
 
 
 def test_a_missing_or_broken_file_is_refused(tmp_path):
@@ -67,7 +73,12 @@ def test_classes_keep_their_order_and_know_their_colours():
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [((), "class names"), (("road", ""), "class names"), (("road", "Road"), "'road' 2 times"), (("coverage",), "name of a layer")],
+    [
+        ((), "class names"),
+        (("road", ""), "class names"),
+        (("road", "Road"), "'road' 2 times"),
+        (tuple(map(str, range(300))), "at most 254"),
+    ],
 )
 def test_bad_class_lists_are_refused(names, message):
     with pytest.raises(Exception, match=message) as caught:
@@ -81,5 +92,5 @@ def test_a_vocabulary_of_ones_own_by_path(tmp_path):
     (quay,) = load_vocabulary(str(mine)).class_set(["quay"])
     assert (quay.prompts, quay.colour, quay.threshold) == (("quay", "dock"), (1, 2, 3), 0.3)
     mine.write_text("quay:\n  prompts: []\n  colour: red\n")
-    with pytest.raises(ConfigError, match="prompts"):
+    with pytest.raises(ConfigError, match=r"quay\.prompts"):
         load_vocabulary(str(mine))

@@ -1,12 +1,14 @@
 import pytest
 import shapely
 from affine import Affine
+from conftest import random_pixels
 from pyproj import CRS
 
 from rs_pipeline.aoi import Aoi, read_aoi
 from rs_pipeline.catalog import find_scenes, parse_interval
 from rs_pipeline.errors import AoiError
 from rs_pipeline.extent import build_grid, choose_crs, choose_gsd
+from rs_pipeline.grid import Grid
 from rs_pipeline.segmenter import ModelInfo
 
 INFO = ModelInfo("m", "", "0", gsd_m=0.5, gsd_range_m=(0.1, 2.0), tile_px=64, vocabulary=None)
@@ -36,6 +38,33 @@ def test_degrees_feet_and_stretched_metres_become_utm_and_say_so(make_scene, crs
     chosen, note = choose_crs(scene, scene.info.footprint)
     assert chosen == CRS(utm)
     assert why in note
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [("EPSG:3413", Affine(10, 0, -3000, 0, -10, 3000)), ("EPSG:4326", Affine(0.04, 0, 0, 0, -0.04, 60))],
+)
+def test_where_no_zone_is_true_an_equal_area_projection_of_the_place_is(make_scene, crs, transform):
+    scene = scene_at(make_scene, pixels=random_pixels(600, 600), crs=crs, transform=transform)
+    chosen, note = choose_crs(scene, scene.info.footprint)
+    assert "equal-area" in note
+    grid = build_grid(chosen, 1000.0 if crs == "EPSG:4326" else 10.0, None, [scene])
+    assert Grid.from_dict(grid.to_dict()).shape == grid.shape
+
+
+def test_a_south_up_scene_keeps_its_pixels(make_scene):
+    scene = scene_at(make_scene, transform=Affine(0.5, 0, 500_000, 0, 0.5, 5_300_000))
+    grid = build_grid(scene.info.crs, choose_gsd(None, INFO, [scene])[0], None, [scene])
+    assert grid.shape == (scene.info.height, scene.info.width)
+    assert grid.bounds == pytest.approx((500_000, 5_300_000, 500_085, 5_300_075))
+
+
+def test_a_scene_across_the_antimeridian_has_a_small_grid(make_scene):
+    scene = scene_at(make_scene, crs="EPSG:4326", transform=Affine(1e-5, 0, 179.9995, 0, -1e-5, 10))
+    crs, _ = choose_crs(scene, scene.info.footprint)
+    grid = build_grid(crs, 1.0, read_aoi("179.9999,9,-179.9995,11").near(scene.info.footprint), [scene])
+    assert grid.width < 200
+    assert grid.height < 200
 
 
 def test_the_resolution_is_the_model_s_never_finer_than_the_scene_unless_asked(make_scene):

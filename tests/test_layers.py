@@ -13,7 +13,7 @@ from pyproj import CRS
 
 from rs_pipeline import layers
 from rs_pipeline.classes import Class, ClassSet
-from rs_pipeline.errors import OutputError
+from rs_pipeline.errors import OutputError, UsageError
 from rs_pipeline.grid import Grid, Window
 from rs_pipeline.layers import LayerSummary, write_layers
 from rs_pipeline.vectorize import Features, polygonize, polygonize_coverage
@@ -184,7 +184,7 @@ def test_a_disk_that_fills_up_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("names", [("Coverage",), ("road", "Road"), ("layer_styles",), ("gpkg_contents",)])
 def test_names_that_would_clash_are_refused_before_anything_is_written(names: tuple[str, ...], tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="another name"):
+    with pytest.raises(UsageError, match="Choose another word"):
         write(tmp_path / "layers.gpkg", classes_named(*names))
     assert not list(tmp_path.iterdir())
 

@@ -14,7 +14,7 @@ from rasterio.warp import Resampling, reproject
 from rs_pipeline.errors import RasterError
 from rs_pipeline.grid import Grid, Window
 from rs_pipeline.raster import burn_mask, choose_bands, describe, ground_sampling_distance, read_sample
-from rs_pipeline.scene_reader import SceneReader
+from rs_pipeline.scene_reader import BlockCache, SceneReader
 
 OWN = (1, 2, 3)
 
@@ -27,7 +27,7 @@ def read_all(path, grid=None, window=None, bands=OWN):
     info = describe(str(path))
     opaque = read_sample(info, bands, 512).opaque
     grid = grid or own_grid(info)
-    with SceneReader(info, bands, grid, opaque) as reader:
+    with SceneReader(info, bands, grid, opaque, BlockCache()) as reader:
         return reader.read(window or grid.window)
 
 
@@ -59,11 +59,38 @@ def test_nan_without_a_declared_nodata_is_not_valid(make_scene):
     assert valid.sum() == valid.size - 1
 
 
-def test_one_band_at_nodata_is_still_seen(make_scene):
+def test_a_zero_of_red_is_a_colour_but_a_mark_outside_the_values_is_not(make_scene):
     pixels = random_pixels()
     pixels[0, 5, 6] = 0
     _, valid = read_all(make_scene(pixels=pixels, nodata=0))
     assert valid.all()
+    pixels = random_pixels(dtype="int16")
+    pixels[0, :, :80] = -9999
+    path = make_scene("signed.tif", pixels, nodata=-9999)
+    _, valid = read_all(path)
+    assert not valid[:, :80].any()
+    assert valid[:, 80:].all()
+    assert np.array_equal(read_sample(describe(str(path)), OWN, 512).valid, valid)
+
+
+def test_only_the_bands_in_use_decide_what_is_valid(make_scene):
+    pixels = random_pixels(dtype="int16", bands=4)
+    pixels[:3, :, :80] = -9999
+    _, valid = read_all(make_scene(pixels=pixels, nodata=-9999))
+    assert not valid[:, :80].any()
+    assert valid[:, 80:].all()
+
+
+@pytest.mark.parametrize("alpha", ["mask", "near infrared"])
+def test_nodata_counts_beside_a_band_called_alpha(make_scene, alpha):
+    pixels = random_pixels(bands=4)
+    pixels[3] = 255 if alpha == "mask" else pixels[3]
+    pixels[:3, :, :80] = 0
+    path = make_scene(pixels=pixels, photometric="RGB", alpha="YES", nodata=0)
+    _, valid = read_all(path)
+    assert not valid[:, :80].any()
+    assert valid[:, 80:].mean() > 0.99
+    assert np.array_equal(read_sample(describe(str(path)), OWN, 512).valid, valid)
 
 
 @pytest.mark.parametrize("top", [255, 65535])
@@ -187,6 +214,26 @@ def test_ground_sampling_distance_is_metres_in_any_crs():
     assert mercator == pytest.approx(0.5, rel=1e-2)
     feet = ground_sampling_distance(CRS(2263), Affine(1, 0, 990_000, 0, -1, 200_000), *square)
     assert feet == pytest.approx(0.3048, rel=1e-3)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.15, 0.5])
+def test_pixels_coincide_or_not_however_far_the_grid_s_corner_is(make_scene, shift):
+    pixels = random_pixels()
+    path = make_scene(pixels=pixels)
+    grid = Grid(CRS(32632), Affine(0.5, 0, 500_000 - (60_000 + shift) * 0.5, 0, -0.5, 5_300_000), 150, 60_200)
+    values, _ = read_all(path, grid, Window(10, 60_010, 100, 100))
+    same = np.array_equal(values, pixels[:, 10:110, 10:110].astype(np.float32))
+    assert same == (shift == 0)
+
+
+def test_a_sidecar_that_changes_changes_the_fingerprint_and_the_key(make_scene):
+    path = make_scene()
+    before = describe(str(path))
+    sidecar = path.with_name(path.name + ".aux.xml")
+    sidecar.write_text("<PAMDataset><GeoTransform>500010, 0.5, 0, 5300000, 0, -0.5</GeoTransform></PAMDataset>")
+    after = describe(str(path))
+    assert after.fingerprint != before.fingerprint
+    assert after.key() != before.key()
 
 
 def test_a_rotated_image_has_a_rotated_footprint(make_scene):

@@ -241,7 +241,7 @@ def test_law_4_after_a_kill_the_same_command_makes_the_same_bytes(make_scene, se
 @pytest.mark.parametrize("stage", ["rs_pipeline.run.stitch", "rs_pipeline.run.vectorize", "rs_pipeline.run.write_manifest"])
 def test_law_8_a_run_that_breaks_at_any_stage_leaves_no_folder(make_scene, settings_for, monkeypatch, stage):
     def broken(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+        raise OutputError("room", "No space left on device", "Free some.")
 
     monkeypatch.setattr(stage, broken)
     settings = settings_for(make_scene())
@@ -279,7 +279,7 @@ def test_what_was_under_the_name_stays_until_the_new_is_whole(make_scene, settin
     replacing = other.model_copy(update={"overwrite": True})
     with monkeypatch.context() as broken:
         broken.setattr("rs_pipeline.run.vectorize", lambda *a: (_ for _ in ()).throw(OSError("gone")))
-        with pytest.raises(OutputError):
+        with pytest.raises(OSError, match="gone"):
             run(replacing)
     assert everything(settings.out) == before
     run(replacing)
@@ -380,6 +380,54 @@ def test_scenes_of_different_crs_meet_on_one_grid(make_scene, settings_for, tmp_
     assert summary["plan"]["grid"]["crs"] == "EPSG:32632"
     frame = gpd.read_file(Path(summary["out"]) / "layers.gpkg", layer="road")
     assert set(frame["scene"]) == {"a", "b"}
+
+
+def test_a_new_sidecar_is_another_run(make_scene, settings_for, tmp_path):
+    scene = make_scene()
+    gpd.GeoDataFrame(geometry=[shapely.box(500_020, 5_299_950, 500_050, 5_299_980)], crs=32632).to_file(tmp_path / "aoi.gpkg")
+    aoi = {"aoi": str(tmp_path / "aoi.gpkg"), "gsd_m": 0.5}
+    first = run(settings_for(scene, **aoi))
+    shifted = "<PAMDataset><GeoTransform>500010, 0.5, 0, 5300000, 0, -0.5</GeoTransform></PAMDataset>"
+    scene.with_name(scene.name + ".aux.xml").write_text(shifted)
+    second = run(settings_for(scene, out=str(tmp_path / "outputs" / "shifted"), **aoi))
+    assert second["tiles"]["reused"] == 0
+    assert first["run_key"] != second["run_key"]
+
+
+def test_an_aoi_in_two_far_corners_costs_only_its_tiles(make_scene, settings_for, tmp_path):
+    make_scene("archive/a.tif")
+    make_scene("archive/b.tif", origin=(505_000.0, 5_295_000.0))
+    parts = [shapely.box(500_010, 5_299_960, 500_030, 5_299_980), shapely.box(505_010, 5_294_960, 505_030, 5_294_980)]
+    gpd.GeoDataFrame(geometry=parts, crs=32632).to_file(tmp_path / "aoi.gpkg")
+    started = time.monotonic()
+    summary = run(settings_for(tmp_path / "archive", aoi=str(tmp_path / "aoi.gpkg")))
+    assert summary["tiles"]["planned"] < 12
+    assert summary["plan"]["grid"]["height"] > 10_000
+    assert summary["pixels"]["observed"] == 2 * 40 * 40
+    assert time.monotonic() - started < 60
+    coverage = gpd.read_file(Path(summary["out"]) / "layers.gpkg", layer="coverage")
+    assert coverage["area_m2"].sum() == pytest.approx(800)
+
+
+def test_a_run_killed_while_it_replaced_another_loses_neither(make_scene, settings_for):
+    settings = settings_for(make_scene())
+    before = everything(run(settings)["out"])
+    out = Path(settings.out)
+    out.rename(out.parent / ".run.old")
+    (out.parent / ".run.part-dead").mkdir()
+    again = run(settings)
+    assert everything(again["out"]) == before
+    assert sorted(p.name for p in out.parent.iterdir()) == [".tiles", "run"]
+
+
+def test_two_runs_into_one_folder_at_once_are_refused_at_the_start(make_scene, settings_for):
+    from rs_pipeline.products import staged
+
+    settings = settings_for(make_scene())
+    with staged(Path(settings.out), replace=False) as live:
+        with pytest.raises(OutputError, match="no other run writes"):
+            run(settings)
+        assert live.is_dir()
 
 
 def test_too_many_scenes_for_one_run_are_refused(make_scene, settings_for, monkeypatch, tmp_path):

@@ -73,13 +73,26 @@ def test_a_running_scheduler_with_two_workers_gives_what_one_process_gives(make_
             run(settings_for(scene, out=str(tmp_path / "none" / "run"), **{"workers.cluster": address}))
 
 
+def test_a_worker_with_many_threads_gives_what_one_thread_gives(make_scene, settings_for, tmp_path):
+    from distributed import LocalCluster
+
+    scene = make_scene(pixels=random_pixels(600, 600))
+    expected = labels_of(run(settings_for(scene, out=str(tmp_path / "alone" / "run"))))
+    one = {"n_workers": 1, "threads_per_worker": 8, "processes": False, "dashboard_address": None, "protocol": "tcp"}
+    with LocalCluster(**one, host="127.0.0.1") as cluster:
+        flags = {"workers.cluster": cluster.scheduler_address, "workers.batch_size": 1, "workers.ahead": 16}
+        summary = run(settings_for(scene, **flags))
+    assert summary["tiles"]["computed"] > 100
+    assert np.array_equal(labels_of(summary), expected)
+
+
 def test_a_scheduler_that_does_not_answer_is_told_at_once(make_scene, settings_for):
     started = time.monotonic()
     settings = settings_for(make_scene(), sets=["workers.connect_timeout_s=0.5"], **{"workers.cluster": f"tcp://127.0.0.1:{free_port()}"})
     with pytest.raises(ClusterError, match="a running Dask scheduler"):
         run(settings)
     assert time.monotonic() - started < 30
-    assert not Path(settings.out).exists()
+    assert not Path(settings.out).parent.exists()
 
 
 def test_a_tile_that_kills_its_worker_is_failed_and_the_others_are_done(make_scene, settings_for):

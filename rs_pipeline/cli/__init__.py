@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
+from typing import NoReturn
 
 import typer
 
 from rs_pipeline.cli import catalog, demo, models, run, train
 from rs_pipeline.errors import RsSegError
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="rs-seg",
@@ -25,11 +29,24 @@ app.command("demo")(demo.demo_command)
 
 
 def main() -> None:
-    """Entry point: an `RsSegError` is one line on stderr and its exit code."""
+    """Entry point: what the user can mend is one line on stderr and an exit code."""
     # GDAL, torch and distributed warn about their own internals; what the user must know is said by the run's notes.
     warnings.simplefilter("ignore")
+    # `kill` and container stops tidy up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app()
+        code = typer.main.get_command(app)(standalone_mode=False)
     except RsSegError as error:
-        print(f"rs-seg: {error}", file=sys.stderr)  # noqa: T201 - the one line that is promised
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except typer.TyperException as error:
+        _fail(error.format_message(), error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted; finished tiles are kept, the same command goes on from there", _INTERRUPTED)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    if message:  # none where the help was asked for, or is the answer
+        print(f"rs-seg: {message}", file=sys.stderr)  # noqa: T201 - the one line that is promised
+    sys.exit(code)

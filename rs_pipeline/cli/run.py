@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 _PARTIAL = 3
-_INTERRUPTED = 130
 
 
 def run_command(
@@ -71,13 +70,9 @@ def run_command(
         return
     from rs_pipeline.run import execute
 
-    try:
-        with TerminalReporter() as reporter:
-            summary = execute(plan, reporter)
-    except KeyboardInterrupt:
-        typer.echo("rs-seg: interrupted; finished tiles are kept, the same command goes on from there", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
-    _print_json(summary) if as_json else _print_summary(summary)
+    with TerminalReporter() as reporter:
+        summary = execute(plan, reporter)
+    _print_json(summary) if as_json else _print_summary(summary, plan.out)
     if summary["tiles"]["failed"]:
         raise typer.Exit(_PARTIAL)
 
@@ -86,7 +81,7 @@ def _print_json(data: dict[str, Any]) -> None:
     typer.echo(json.dumps(data, ensure_ascii=False))
 
 
-def _print_summary(summary: dict[str, Any]) -> None:
+def _print_summary(summary: dict[str, Any], out: Path) -> None:
     console = Console(highlight=False)
     table = Table("layer", "polygons", "area", "mean score", box=None, header_style="bold")
     for row in summary["classes"]:
@@ -99,7 +94,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
         f"{tiles['planned']} tiles: {tiles['computed']} computed, {tiles['reused']} reused, {tiles['empty']} without data, "
         f"{len(tiles['failed'])} failed; {unseen:.1%} of the area not observed; {sum(summary['seconds'].values()):.0f} s"
     )
-    console.print(f"{summary['out']}/layers.gpkg", soft_wrap=True)
+    console.print(f"{out}/layers.gpkg", soft_wrap=True)
 
 
 def _print_dry_run(report: dict[str, Any]) -> None:
