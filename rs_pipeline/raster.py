@@ -201,7 +201,7 @@ def join_bands(valid: NDArray[np.bool_], dtype: str) -> NDArray[np.bool_]:
     In unsigned images the nodata value is also a colour (a 0 of red in dark water): one band with a value makes the pixel. In signed and
     floating-point ones it is a mark outside the range of values: every band must have one.
     """
-    joined: NDArray[np.bool_] = valid.any(axis=0) if np.dtype(dtype).kind == "u" else valid.all(axis=0)
+    joined: NDArray[np.bool_] = np.any(valid, axis=0) if np.dtype(dtype).kind == "u" else np.all(valid, axis=0)
     return joined
 
 
