@@ -1,0 +1,1 @@
+"""The segmenter: models that turn tiles and words into class probabilities."""

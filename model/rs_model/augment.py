@@ -1,0 +1,85 @@
+"""From scenes to training crops: where to cut, and what light, sensor and scale might have done differently."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from rs_model.labels import CLASSES, IGNORE
+from rs_model.scenes import Scene
+
+RARE_CENTRE = 0.6
+"""Share of crops centred on a pixel of a class drawn evenly, so that rare classes are seen as often as common ones."""
+
+
+def cut(scene: Scene, side_px: int, zoom: float, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One square crop, resampled.
+
+    Parameters
+    ----------
+    side_px: side of the crop that comes out.
+    zoom: output pixels per scene pixel; raised where the scene is too small for it.
+
+    Returns
+    -------
+    (S, S, 3) image and (S, S) codes.
+    """
+    height, width = scene.codes.shape
+    window = min(round(side_px / zoom), height, width)
+    row, col = _centre(scene.codes, rng)
+    top = int(np.clip(row - rng.integers(window), 0, height - window))
+    left = int(np.clip(col - rng.integers(window), 0, width - window))
+    inside = np.s_[top : top + window, left : left + window]
+    image = Image.fromarray(scene.image[inside]).resize((side_px, side_px), Image.Resampling.BILINEAR)
+    codes = Image.fromarray(scene.codes[inside]).resize((side_px, side_px), Image.Resampling.NEAREST)
+    return np.asarray(image), np.asarray(codes)
+
+
+def _centre(codes: NDArray[np.uint8], rng: np.random.Generator) -> tuple[int, int]:
+    """A pixel to be inside the crop: of an evenly drawn class, or anywhere."""
+    height, width = codes.shape
+    if rng.random() < RARE_CENTRE:
+        thinned = codes[::8, ::8]
+        present = [c for c in range(len(CLASSES)) if (thinned == c).any()]
+        if present:
+            rows, cols = np.nonzero(thinned == rng.choice(present))
+            pick = rng.integers(len(rows))
+            return int(rows[pick]) * 8, int(cols[pick]) * 8
+    return int(rng.integers(height)), int(rng.integers(width))
+
+
+def turn(image: NDArray[np.uint8], codes: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One of the eight flips and quarter turns, the same for both."""
+    quarters, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+    image, codes = np.rot90(image, quarters), np.rot90(codes, quarters)
+    return (image[:, ::-1], codes[:, ::-1]) if mirrored else (image, codes)
+
+
+def disturb(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Blur, compression, gamma, contrast, brightness, colour and noise, each mild: (S, S, 3) uint8 → float32 in [0, 1]."""
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if rng.random() < 0.2:
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
+    if rng.random() < 0.2:
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=int(rng.integers(40, 90)))
+        picture = Image.open(buffer)
+    pixels = np.asarray(picture, np.float32) / 255
+    pixels = pixels ** np.float32(np.exp(rng.uniform(-0.35, 0.35)))
+    grey = pixels.mean(-1, keepdims=True)
+    pixels = grey + (pixels - grey) * np.float32(rng.uniform(0.6, 1.4))
+    gain = rng.uniform(0.8, 1.2) * rng.uniform(0.92, 1.08, 3)
+    pixels = (pixels - 0.5) * gain.astype(np.float32) + np.float32(0.5 + rng.uniform(-0.1, 0.1))
+    if rng.random() < 0.3:
+        pixels = pixels + rng.normal(0, rng.uniform(0.005, 0.03), pixels.shape).astype(np.float32)
+    return np.asarray(np.clip(pixels, 0, 1), np.float32)
+
+
+def blank(image: NDArray[np.float32], codes: NDArray[np.uint8], rng: np.random.Generator) -> None:
+    """Sometimes, in place: a margin with no data, as scenes have at their border (0 in the image, nothing to learn)."""
+    if rng.random() < 0.05:
+        edge = int(rng.integers(len(codes) // 8, len(codes) // 2))
+        image[:edge], codes[:edge] = 0, IGNORE

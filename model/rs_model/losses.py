@@ -1,0 +1,70 @@
+"""What training minimises: per-prompt masks, the choice among classes, and presence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rs_model.labels import CLASSES, MEANING, NO, UNKNOWN, YES
+
+PRESENT_SHARE = 0.001
+"""Share of a crop that a class must cover to count as present; less, but some, counts as neither."""
+KNOWN_SHARE = 0.9
+"""Share of a crop that must be known before a class without a pixel counts as absent."""
+
+
+def targets_of(codes: Tensor) -> Tensor:
+    """(N, h, w) int64 codes → (N, 5, h, w) int8: YES, NO or UNKNOWN per class."""
+    return torch.from_numpy(MEANING)[codes].permute(0, 3, 1, 2)
+
+
+def presence_of(targets: Tensor) -> Tensor:
+    """(N, 5, h, w) → (N, 5) int8: is the class in the crop."""
+    yes = (targets == YES).float().mean((2, 3))
+    known = (targets != UNKNOWN).float().mean((2, 3))
+    absent = (yes == 0) & (known >= KNOWN_SHARE)
+    verdict = torch.full_like(yes, UNKNOWN, dtype=torch.int8)
+    verdict[absent] = NO
+    verdict[yes >= PRESENT_SHARE] = YES
+    return verdict
+
+
+def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy plus dice over the known pixels; (N, P, h, w) each."""
+    known = (targets != UNKNOWN).float()
+    yes = (targets == YES).float()
+    entropy = F.binary_cross_entropy_with_logits(logits, yes, weight=known, reduction="sum") / known.sum().clamp(min=1)
+    probability = torch.sigmoid(logits) * known
+    overlap = (probability * yes).sum((2, 3))
+    dice = 1 - (2 * overlap + 1) / (probability.sum((2, 3)) + yes.sum((2, 3)) + 1)
+    seen = (yes.sum((2, 3)) > 0).float()
+    return entropy + (dice * seen).sum() / seen.sum().clamp(min=1)
+
+
+def choice_loss(logits: Tensor, codes: Tensor) -> Tensor:
+    """Cross-entropy among the prompted classes where the class is known; logits (N, 5, h, w), codes (N, h, w) int64."""
+    chosen = torch.where(codes < len(CLASSES), codes, -100)
+    count = (chosen >= 0).sum().clamp(min=1)
+    return F.cross_entropy(logits, chosen, ignore_index=-100, reduction="sum") / count
+
+
+def presence_loss(logits: Tensor, present: Tensor) -> Tensor:
+    """Binary cross-entropy over the prompts whose presence is known; (N, 5) each."""
+    known = (present != UNKNOWN).float()
+    return F.binary_cross_entropy_with_logits(logits, (present == YES).float(), weight=known, reduction="sum") / known.sum().clamp(min=1)
+
+
+def total_loss(logits: Tensor, presence: Tensor, codes: Tensor, presence_weight: float) -> Tensor:
+    """The sum that is minimised.
+
+    Parameters
+    ----------
+    logits: (N, 5, H/4, W/4) float, in the order of `labels.CLASSES`.
+    presence: (N, 5) float logits.
+    codes: (N, H, W) int64 label codes.
+    """
+    codes = codes[:, ::2, ::2]
+    logits = F.interpolate(logits, size=codes.shape[-2:], mode="bilinear", align_corners=False)
+    targets = targets_of(codes)
+    return mask_loss(logits, targets) + choice_loss(logits, codes) + presence_weight * presence_loss(presence, presence_of(targets))

@@ -1,0 +1,106 @@
+"""The training set: scenes of the recipe's sources in memory, and the crops and words of any step, drawn from its number alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rs_model.augment import blank, cut, disturb, turn
+from rs_model.labels import CLASSES, IGNORE
+from rs_model.recipe import Recipe
+from rs_model.scenes import Scene, read_banepa, read_chesapeake, read_dubai, stretch
+from rs_model.words import SYNONYMS
+from rs_pipeline.errors import TrainingError
+
+DEMO_FIRST_SEED = 1000
+"""Generated training scenes count from here; demonstrations and tests use seeds below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step is shown."""
+
+    images: NDArray[np.float32]
+    """(N, 3, S, S) in [0, 1]."""
+    codes: NDArray[np.uint8]
+    """(N, S, S) label codes."""
+    words: tuple[str, ...]
+    """One word per class, in class order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Scenes by source, and how often each source is drawn."""
+
+    scenes: dict[str, list[Scene]]
+    recipe: Recipe
+
+    def batch(self, step: int) -> Batch:
+        """The crops of a step: the same for the same recipe and step, whatever came before."""
+        rng = np.random.default_rng([self.recipe.seed, step])
+        names = list(self.scenes)
+        weights = np.array([self.recipe.mix[name].weight for name in names])
+        drawn = [self._crop(names[i], rng) for i in rng.choice(len(names), self.recipe.crops, p=weights / weights.sum())]
+        images = np.stack([np.moveaxis(image, -1, 0) for image, _ in drawn])
+        return Batch(images, np.stack([codes for _, codes in drawn]), tuple(_word(name, rng) for name in CLASSES))
+
+    def digest(self) -> str:
+        """sha256 of every pixel and label that may be drawn, hexadecimal."""
+        digest = hashlib.sha256()
+        for scenes in self.scenes.values():
+            for scene in scenes:
+                digest.update(f"{scene.name} {scene.image.shape}".encode())
+                digest.update(scene.image.tobytes())
+                digest.update(scene.codes.tobytes())
+        return digest.hexdigest()
+
+    def _crop(self, source: str, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        scenes, mix = self.scenes[source], self.recipe.mix[source]
+        area = np.array([scene.codes.size for scene in scenes], np.float64) ** 0.5
+        scene = scenes[rng.choice(len(scenes), p=area / area.sum())]
+        zoom = float(np.exp(rng.uniform(*np.log(mix.zoom))))
+        image, codes = turn(*cut(scene, self.recipe.crop_px, zoom, rng), rng)
+        pixels, known = disturb(image, rng), codes.copy()
+        blank(pixels, known, rng)
+        return pixels, known
+
+
+def _word(name: str, rng: np.random.Generator) -> str:
+    """A class's own name as often as all its synonyms together."""
+    return name if rng.random() < 0.5 else str(rng.choice(SYNONYMS[name]))
+
+
+def read_mixture(data: Path, recipe: Recipe) -> Mixture:
+    """Every source that has a weight, held-out places left out.
+
+    Raises
+    ------
+    TrainingError: the data folder, or a source's folder in it, is missing.
+    """
+    if not data.is_dir():
+        raise TrainingError("a folder of training data", f"{data}, which is none", "Point --data at it.")
+    wanted = [name for name, mix in recipe.mix.items() if mix.weight > 0]
+    return Mixture({name: list(_read(name, data, recipe)) for name in wanted}, recipe)
+
+
+def _read(name: str, data: Path, recipe: Recipe) -> Iterator[Scene]:
+    if name == "dubai":
+        return read_dubai(data, held_out=False)
+    if name == "banepa":
+        return read_banepa(data, held_out=False)
+    return read_chesapeake(data) if name == "chesapeake" else _render_demo(recipe)
+
+
+def _render_demo(recipe: Recipe) -> Iterator[Scene]:
+    """Scenes of the demonstration's generator, whose labels are exact."""
+    from rs_pipeline.demo import DEMO_CLASSES, render_scene
+
+    codes = np.array([IGNORE, *(CLASSES.index(name) for name in DEMO_CLASSES)], np.uint8)
+    for seed in range(DEMO_FIRST_SEED, DEMO_FIRST_SEED + recipe.demo_scenes):
+        scene = render_scene(seed, recipe.demo_px, recipe.demo_px, recipe.gsd_m)
+        yield Scene(f"demo {seed}", stretch(np.moveaxis(scene.image, 0, -1)), codes[scene.labels])
