@@ -188,6 +188,15 @@ def test_models_are_listed_and_shown(capsys):
     assert rs_seg(capsys, "models", "list")[1].startswith("rs-tiny\t")
 
 
+def test_training_says_what_it_lacks_in_one_line(capsys, tmp_path):
+    recipe, flags = ROOT / "configs" / "train" / "rs-tiny.yaml", ["--data", tmp_path / "none", "--out", tmp_path / "out"]
+    for config, message in ((recipe, "a folder of training data"), (ROOT / "configs" / "run.yaml", "`model:` one of rs-tiny")):
+        code, _, err = rs_seg(capsys, "train", "--config", config, *flags)
+        assert code in {1, 2}
+        assert message in err
+        assert len(err.strip().splitlines()) == 1
+
+
 def test_every_command_and_every_flag_of_run_is_in_the_readme():
     readme = (ROOT / "README.md").read_text()
     shown = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "200"}).output

@@ -212,7 +212,7 @@ def test_the_shipped_folder_is_small_and_described():
 
 @shipped
 def test_an_unknown_word_is_named_with_the_fuller_model():
-    with pytest.raises(SegmenterError, match=r"'unicorn'.*sam3"):
+    with pytest.raises(SegmenterError, match=r"'unicorn'.*SAM 3"):
         check_vocabulary(tiny_provider(None).info(), class_set(("road",), ("unicorn",)))
 
 

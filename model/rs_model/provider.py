@@ -32,7 +32,7 @@ class TinyProvider:
             gsd_range_m=(float(finest), float(coarsest)),
             tile_px=int(config["tile_px"]),
             vocabulary=tuple(config["vocabulary"]),
-            fuller_model="sam3",
+            fuller_model="SAM 3 (facebook/sam3)",
         )
 
     def load(self, device: str, threads: int | None) -> Segmenter:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rs_pipeline.config import read_yaml
+from rs_pipeline.config import bad_value, read_yaml
 from rs_pipeline.errors import ConfigError
 
 SOURCES = ("dubai", "banepa", "chesapeake", "demo")
@@ -33,6 +33,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    model: Literal["rs-tiny"]
     seed: int
     steps: Count
     crop_px: Annotated[int, Field(ge=64, multiple_of=32)]
@@ -66,10 +67,7 @@ def read_recipe(path: Path, steps: int | None) -> Recipe:
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        fix = "Compare it with configs/train/rs-tiny.yaml."
-        raise ConfigError(f"{where}: {first['msg']}", f"{first['input']!r} in {path}", fix) from error
+        raise bad_value(error, str(path), "Compare it with configs/train/rs-tiny.yaml.") from error
     unknown = sorted(set(recipe.mix) - set(SOURCES))
     if unknown or not any(m.weight for m in recipe.mix.values()):
         raise ConfigError(f"mix: weights of {', '.join(SOURCES)}, one above 0", ", ".join(unknown) or "no weight", f"Mend {path}.")

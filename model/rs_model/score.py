@@ -16,12 +16,14 @@ from rs_model.scenes import Scene, read_banepa, read_dubai
 from rs_model.words import SYNONYMS
 from rs_pipeline.classes import Class, ClassSet
 from rs_pipeline.errors import RsSegError
+from rs_pipeline.metrics import Confusion, confusion
 from rs_pipeline.segmenter import Segmenter
 
 BANEPA_ZOOM = 0.26
 """0.13 m drone pixels to the model's 0.5 m."""
 BUILDING_THRESHOLD = 0.5
 BUILDING = CLASSES.index("building")
+UNKNOWN_TRUTH = 255
 
 
 def all_classes() -> ClassSet:
@@ -49,21 +51,14 @@ def _starts(length: int, side: int) -> list[int]:
     return sorted({*range(0, length - side, max(side * 3 // 4, 1)), length - side})
 
 
-def confusion_of(segmenter: Segmenter, scenes: Iterable[Scene], tile_px: int) -> NDArray[np.int64]:
+def confusion_of(segmenter: Segmenter, scenes: Iterable[Scene], tile_px: int) -> Confusion:
     """(5, 5) pixels by true class (row) and likeliest class (column), over the pixels whose class is known."""
-    confusion = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
+    count = len(CLASSES)
+    total = Confusion(np.zeros((count, count), np.int64), 0)
     for scene in scenes:
         likeliest = predict(segmenter, scene.image, all_classes(), tile_px).argmax(0)
-        known = scene.codes < len(CLASSES)
-        pairs = scene.codes[known].astype(np.int64) * len(CLASSES) + likeliest[known]
-        confusion += np.bincount(pairs, minlength=confusion.size).reshape(confusion.shape)
-    return confusion
-
-
-def intersection_over_union(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """IoU per class of a confusion matrix."""
-    hits = np.diagonal(confusion)
-    return np.asarray(hits / np.maximum(confusion.sum(0) + confusion.sum(1) - hits, 1), np.float64)
+        total += confusion(np.where(scene.codes < count, scene.codes, UNKNOWN_TRUTH), likeliest, count, ignore=UNKNOWN_TRUTH)
+    return total
 
 
 def building_iou(segmenter: Segmenter, scenes: Iterable[Scene], tile_px: int) -> float:
@@ -92,7 +87,7 @@ def main() -> int:
     try:
         provider = tiny_provider(args.model)
         tile_px, segmenter = provider.info().tile_px, provider.load("cpu", args.threads)
-        scores = intersection_over_union(confusion_of(segmenter, read_dubai(args.data, held_out=True), tile_px))
+        scores = confusion_of(segmenter, read_dubai(args.data, held_out=True), tile_px).iou
         for name, score in zip(CLASSES, scores, strict=True):
             print(f"dubai tile 7  {name:<11} {score:.3f}")  # noqa: T201
         print(f"dubai tile 7  mean        {scores.mean():.3f}")  # noqa: T201

@@ -15,7 +15,7 @@ def train_command(
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on from the last checkpoint in --out, or begin anew.")] = True,
     steps: Annotated[int | None, typer.Option(help="Stop after so many steps, whatever the recipe says.")] = None,
 ) -> None:
-    """Train a model by its recipe; `rs-seg run --model OUT/model` takes the result."""
+    """Train a model by its recipe; `rs-seg run --model OUT/weights` takes the result."""
     from importlib.metadata import entry_points
 
     from rs_pipeline.config import read_yaml
