@@ -62,6 +62,7 @@ class Job:
                     "datetime": s.datetime,
                     "href": s.info.href,
                     "fingerprint": s.info.fingerprint,
+                    "nodata": s.info.nodata,
                     "bands": list(s.bands),
                     "opaque": s.opaque,
                     "low": list(s.stretch.low),
@@ -96,7 +97,7 @@ def load_job(path: Path) -> Job:
         SceneJob(
             s["id"],
             s["datetime"],
-            replace(describe(s["href"]), fingerprint=s["fingerprint"]),
+            replace(describe(s["href"]), fingerprint=s["fingerprint"], nodata=s["nodata"]),
             (s["bands"][0], s["bands"][1], s["bands"][2]),
             s["opaque"],
             Stretch(tuple(s["low"]), tuple(s["high"])),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +144,16 @@ def _prepare(scenes: Sequence[Scene], settings: RunSettings) -> tuple[tuple[Scen
     prepared, notes = [], []
     radiometry = settings.radiometry
     for scene in scenes:
-        bands = choose_bands(scene.info, settings.bands)
-        sample = read_sample(scene.info, bands, radiometry.sample_px)
+        info = scene.info if settings.nodata is None else replace(scene.info, nodata=settings.nodata)
+        bands = choose_bands(info, settings.bands)
+        sample = read_sample(info, bands, radiometry.sample_px)
         stretch = measure_stretch(sample.image, sample.valid, radiometry.low_percent, radiometry.high_percent)
         if stretch is None:
             notes.append(f"{scene.id} has no valid pixel and is left out")
             continue
-        if "alpha" in scene.info.colours and sample.opaque is None:
+        if "alpha" in info.colours and sample.opaque is None:
             notes.append(f"{scene.id}: its alpha band holds measurements, not a mask, and is not used as one")
-        prepared.append(SceneJob(scene.id, scene.iso_datetime, scene.info, bands, sample.opaque, stretch))
+        prepared.append(SceneJob(scene.id, scene.iso_datetime, info, bands, sample.opaque, stretch))
     if not prepared:
         came = f"only nodata in {', '.join(s.id for s in scenes)}"
         raise RasterError("a scene with valid pixels", came, "Check nodata values and masks.")

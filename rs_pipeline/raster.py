@@ -42,6 +42,7 @@ class RasterInfo:
     width: int
     dtype: str
     nodata: float | None
+    """Value that says nothing was seen: the file's own, or the one that the run was told."""
     colours: tuple[str, ...]
     """Colour interpretation of each band, as GDAL names it."""
     gsd_m: float
@@ -184,15 +185,16 @@ def read_sample(info: RasterInfo, bands: tuple[int, int, int], longest_px: int) 
     with opened(info.href) as source, reading(info.href):
         stored = source.read(list(bands), out_shape=(3, *shape))
         opaque = None
-        if "alpha" in info.colours:
+        seen: NDArray[np.bool_] = np.ones(shape, np.bool_)
+        if "alpha" not in info.colours:
+            seen = join_bands(source.read_masks(list(bands), out_shape=(3, *shape)) > HALF_OPAQUE, info.dtype)
+        else:
             alpha = source.read(info.colours.index("alpha") + 1, out_shape=shape)
             opaque = _opaque_from(alpha)
-            seen: NDArray[np.bool_] = np.ones(shape, np.bool_) if opaque is None else alpha >= opaque
-            valid = has_values(stored, info.nodata) & seen
-        else:
-            valid = join_bands(source.read_masks(list(bands), out_shape=(3, *shape)) > HALF_OPAQUE, info.dtype)
+            if opaque is not None:
+                seen = alpha >= opaque
     image = stored.astype(np.float32)
-    return Sample(image, valid & np.isfinite(image).all(axis=0), opaque)
+    return Sample(image, seen & has_values(stored, info.nodata) & np.isfinite(image).all(axis=0), opaque)
 
 
 def join_bands(valid: NDArray[np.bool_], dtype: str) -> NDArray[np.bool_]:

@@ -74,7 +74,7 @@ class SceneReader:
             source = _open_near_resolution(info, grid.gsd_m / info.gsd_m, has_alpha=has_alpha)
             self._source = source
             is_float = np.dtype(source.dtypes[0]).kind == "f"
-            nodata = source.nodata if source.nodata is not None else (float("nan") if is_float else None)
+            nodata = info.nodata if info.nodata is not None else (float("nan") if is_float else None)
             self._vrt = WarpedVRT(
                 source,
                 crs=grid.crs.to_wkt(),
@@ -116,10 +116,10 @@ class SceneReader:
         with reading(self.info.href):
             values = self._vrt.read(self._bands, window=where)
             if self._alpha_band is not None:
-                opaque = self._vrt.read(self._alpha_band, window=where) >= self._opaque
-                return WarpedBlock(block, values, opaque & has_values(values, self.info.nodata))
-            masks = self._vrt.read_masks(self._bands, window=where) > HALF_OPAQUE
-        return WarpedBlock(block, values, join_bands(masks, self.info.dtype))
+                seen = self._vrt.read(self._alpha_band, window=where) >= self._opaque
+            else:
+                seen = join_bands(self._vrt.read_masks(self._bands, window=where) > HALF_OPAQUE, self.info.dtype)
+        return WarpedBlock(block, values, seen & has_values(values, self.info.nodata))
 
 
 def _mask_options(nodata: float | None, *, has_alpha: bool, per_dataset: bool) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _open_near_resolution(info: RasterInfo, ratio: float, *, has_alpha: bool) ->
 def _colours_only(info: RasterInfo) -> str:
     """GDAL VRT of the image in which no band is called alpha."""
     with rasterio.open(info.href) as source:
-        nodata = f"<NoDataValue>{source.nodata!r}</NoDataValue>" if source.nodata is not None else ""
+        nodata = f"<NoDataValue>{info.nodata!r}</NoDataValue>" if info.nodata is not None else ""
         bands = "".join(
             f'<VRTRasterBand dataType="{_GDAL_TYPES[source.dtypes[i]]}" band="{i + 1}">{nodata}<SimpleSource>'
             f'<SourceFilename relativeToVRT="0">{_escaped(info.href)}</SourceFilename>'

@@ -190,7 +190,8 @@ def test_models_are_listed_and_shown(capsys):
 
 def test_training_says_what_it_lacks_in_one_line(capsys, tmp_path):
     recipe, flags = ROOT / "configs" / "train" / "rs-tiny.yaml", ["--data", tmp_path / "none", "--out", tmp_path / "out"]
-    for config, message in ((recipe, "a folder of training data"), (ROOT / "configs" / "classes" / "default.yaml", "`model:` one of rs-tiny")):
+    none = ROOT / "configs" / "classes" / "default.yaml"
+    for config, message in ((recipe, "a folder of training data"), (none, "`model:` one of rs-tiny")):
         code, _, err = rs_seg(capsys, "train", "--config", config, *flags)
         assert code in {1, 2}
         assert message in err

@@ -58,7 +58,9 @@ def test_scores_and_labels_are_those_of_the_untiled_image(make_scene, settings_f
     expected = np.rint(stretched(pixels) * 254)
     assert np.abs(scores_of(summary["out"]) - expected).max() <= 1
     scores = scores_of(summary["out"]).astype(int)
-    labels = np.where(scores.max(axis=0) >= np.ceil(0.5 * 254), scores.argmax(axis=0) + 1, 0)
+    least = np.ceil([c["threshold"] * 254 for c in summary["classes"]])[scores.argmax(axis=0)]
+    assert len(np.unique(least)) == 2
+    labels = np.where(scores.max(axis=0) >= least, scores.argmax(axis=0) + 1, 0)
     assert np.array_equal(labels_of(summary["out"]), labels)
     assert summary["status"] == "complete"
     assert summary["pixels"]["not_observed"] == 0
@@ -125,6 +127,17 @@ def test_nodata_and_the_rest_of_the_aoi_s_box_are_not_observed(make_scene, setti
     assert areas["not observed"] == pytest.approx((inside & ~seen).sum() / 4)
     assert summary["pixels"]["aoi"] == inside.sum()
     assert summary["pixels"]["observed"] == (inside & seen).sum()
+
+
+def test_a_blank_collar_that_the_file_does_not_declare_can_be_told(make_scene, settings_for):
+    pixels = random_pixels()
+    pixels[:, 100:] = 255
+    scene = make_scene(pixels=pixels)
+    assert run(settings_for(scene))["pixels"]["not_observed"] == 0
+    told = run(settings_for(scene, sets=["nodata=255", "overwrite=true"]))
+    assert told["pixels"]["not_observed"] == 50 * 170
+    assert told["scenes"][0]["stretch"]["high"][0] < 200
+    assert (labels_of(told["out"])[100:] == UNSEEN).all()
 
 
 def test_the_stretch_is_the_scene_s_whatever_the_aoi(make_scene, settings_for, tmp_path):
