@@ -34,7 +34,10 @@ from rs_pipeline.workers import Crew, choose_crew
 TILE_FORMAT = 1
 """Raised whenever the same inputs would give other tiles than before."""
 STORES = ".tiles"
-_TORCH_BYTES = 600e6
+_PROCESS_BYTES = 850e6
+"""A worker before its first tile: torch and the other libraries, 0.6 GB, and GDAL's cache."""
+_FEATURES_PER_PX = 160
+"""float32 that rs-tiny holds per pixel of a batch at its peak, as measured."""
 _SMALL_GRID_PX = 1024**2
 """Grids up to this size are looked at pixel by pixel while planning."""
 
@@ -182,7 +185,6 @@ def _estimate(plan: TilePlan, tiles: int, classes: ClassSet, crew: Crew, setting
     context_px = min(plan.tile_px, grid.height) * min(plan.tile_px, grid.width)
     covered_px = min(tiles * plan.stride_px**2, grid.height * grid.width)
     block_px = min(settings.vectors.block_px**2, grid.height * grid.width)
-    # A batch is held as float32 image, scores and the model's features (about ten times the image); a block as scores and components.
-    batch = settings.workers.batch_size * context_px * 4 * (3 * 10 + len(classes))
-    memory = crew.count * (_TORCH_BYTES + CACHE_BYTES + batch) + block_px * (bands * 8 + 24)
+    batch = settings.workers.batch_size * context_px * 4 * (_FEATURES_PER_PX + 4 * len(classes))
+    memory = crew.count * (_PROCESS_BYTES + CACHE_BYTES + batch) + block_px * (bands * 8 + 24)
     return Estimate(disk_bytes=round(tiles * context_px * bands + covered_px * (bands + 1) * 0.5), memory_bytes=round(memory))
