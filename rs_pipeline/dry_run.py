@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from rs_pipeline.workers import open_client
 
 
 def describe_dry_run(plan: RunPlan) -> dict[str, Any]:
-    """Scenes, grid, tiles, memory, disk and time of a planned run; JSON-ready. Loads the model and reads and times one tile.
+    """Scenes, grid, tiles, memory, disk and time of a planned run; JSON-ready. Loads the model, and reads and times one batch of tiles.
 
     Raises
     ------
@@ -27,7 +28,7 @@ def describe_dry_run(plan: RunPlan) -> dict[str, Any]:
         with open_client(plan.crew, plan.settings.workers):
             pass  # the scheduler, or the GPUs, are there
     stored = len(TileStore(job.store).done()) if job.store.is_dir() else 0
-    seconds_per_tile = _time_one_tile(plan)
+    start_up, seconds_per_tile = _time_a_batch(plan)
     left = max(plan.tiles - stored, 0)
     return {
         "scenes": describe_scenes(plan),
@@ -40,27 +41,26 @@ def describe_dry_run(plan: RunPlan) -> dict[str, Any]:
         "memory_bytes": plan.estimate.memory_bytes,
         "disk_bytes": plan.estimate.disk_bytes,
         "seconds_per_tile": seconds_per_tile,
-        "seconds": round(left * seconds_per_tile, 1),
+        "seconds": round(start_up + left * seconds_per_tile / plan.crew.count, 1),
         "out": str(plan.out),
         "notes": list(plan.notes),
     }
 
 
-def _time_one_tile(plan: RunPlan) -> float:
-    """Seconds for a tile in a batch, in this process with all its cores, the first pass not counted."""
-    job = plan.job
-    opened = OpenJob(job)
+def _time_a_batch(plan: RunPlan) -> tuple[float, float]:
+    """Seconds to load the model, and seconds per tile of a batch, in this process with all its cores, the first pass not counted."""
+    job, started = plan.job, time.perf_counter()
     segmenter = load_segmenter(job.model, job.device, job.threads)
-    batch = min(plan.settings.workers.batch_size, plan.tiles)
-    tile = next(job.plan.tiles())
+    loaded = time.perf_counter()
+    tiles = list(islice(job.plan.tiles(), plan.settings.workers.batch_size))
     seconds = []
     for _ in range(2):
-        start = time.perf_counter()
-        seen = opened.read_tile(tile)
+        opened, start = OpenJob(job), time.perf_counter()
+        seen = [opened.read_tile(tile) for tile in tiles]
         try:
-            segmenter.segment(np.stack([seen.image] * batch), np.stack([seen.valid] * batch), job.classes)
+            segmenter.segment(np.stack([s.image for s in seen]), np.stack([s.valid for s in seen]), job.classes)
         except Exception as error:
             came = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise SegmenterError("a model that can segment a tile", came, "Check the model, or try another tile with --aoi.") from error
-        seconds.append((time.perf_counter() - start) / batch)
-    return seconds[-1]
+        seconds.append((time.perf_counter() - start) / len(tiles))
+    return loaded - started, seconds[-1]

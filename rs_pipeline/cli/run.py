@@ -30,7 +30,7 @@ def run_command(
     cluster: Annotated[str | None, typer.Option(help="in-process, local, cuda, or tcp://HOST:PORT of a Dask scheduler.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes of a local cluster.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles per forward pass.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, time one tile, print the cost; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, time a few tiles, print the cost; write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON summary on stdout, nothing else there.")] = False,
     config: Annotated[Path | None, typer.Option(help="YAML of settings; configs/run.yaml shows all of them.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for any setting; may be repeated.")] = None,
@@ -109,7 +109,7 @@ def _print_dry_run(report: dict[str, Any]) -> None:
     console.print(f"workers {report['workers']['kind']}, {report['workers']['count']}")
     console.print(f"memory  {report['memory_bytes'] / 1e9:.1f} GB")
     console.print(f"disk    {report['disk_bytes'] / 1e9:.2f} GB")
-    console.print(f"time    {report['seconds']:.0f} s ({report['seconds_per_tile']:.2f} s for one tile, timed just now)")
+    console.print(f"time    {report['seconds']:.0f} s ({report['seconds_per_tile']:.2f} s per tile, timed just now)")
     console.print(f"out     {report['out']}", soft_wrap=True)
     for note in report["notes"]:
         console.print(f"note: {note}", soft_wrap=True)
