@@ -19,6 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from rs_pipeline.errors import AoiError
 
 _DENSIFY_SEGMENTS = 64
+_FULL_TURN = 360.0
 _LON_LAT = CRS.from_epsg(4326)
 
 
@@ -52,12 +53,16 @@ class Aoi:
         return moved if shapely.is_valid(moved) else _polygons_of(shapely.make_valid(moved))
 
     def near(self, place: BaseGeometry) -> Aoi:
-        """The part of the area around a place in EPSG:4326: a continent cannot be projected where a scene can, nor densified enough.
+        """The part of an area in degrees around a place in EPSG:4326; other areas stay as they are.
+
+        A continent cannot be projected where a scene can, nor densified enough.
 
         Raises
         ------
         AoiError: nothing of it is there.
         """
+        if self.crs.is_projected:
+            return self
         minx, miny, maxx, maxy = Aoi(place, _LON_LAT).in_crs(self.crs).bounds
         margin = 0.05 * max(maxx - minx, maxy - miny)
         part = _polygons_of(shapely.intersection(self.geometry, shapely.box(minx - margin, miny - margin, maxx + margin, maxy + margin)))
@@ -115,7 +120,10 @@ def _from_file(path: Path) -> Aoi:
     geometries = [g for frame in frames for g in frame.to_crs(crs).geometry if g is not None and not g.is_empty]
     if not geometries:
         raise AoiError("at least one polygon", f"no geometry in {path}", "Draw the area first.")
-    return Aoi(_mended(geometries, path), CRS.from_user_input(crs), _notes(geometries, path))
+    area = Aoi(_mended(geometries, path), CRS.from_user_input(crs), _notes(geometries, path))
+    if area.crs.is_geographic and np.abs(area.geometry.bounds).max() > _FULL_TURN:
+        raise AoiError(f"degrees, as {area.crs.name} has them", f"bounds {area.geometry.bounds} in {path}", "Give the file its true CRS.")
+    return area
 
 
 def _read_layers(path: Path) -> list[gpd.GeoDataFrame]:

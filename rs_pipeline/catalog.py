@@ -113,7 +113,7 @@ def find_scenes(sources: Sequence[str], interval: Interval, aoi: BaseGeometry | 
 
 def _scenes_of(source: str, interval: Interval, aoi: BaseGeometry | None) -> Iterator[Scene]:
     path = Path(source)
-    if not path.exists():
+    if not source or not path.exists():
         fix = "Make a catalog with `rs-seg demo` or `rs-seg catalog add`, or give --source."
         raise CatalogError("a GeoTIFF, a folder of them, or a STAC catalog", f"{source}, which does not exist", fix)
     if path.is_file() and path.suffix.lower() == ".json":

@@ -44,6 +44,9 @@ def add_scenes(catalog: Path, sources: Sequence[str], taken: dt.datetime | None)
     scenes = [read_scene(p, taken) for p in paths]
     try:
         return _write(catalog, scenes)
+    except STAC_ERRORS as error:
+        came = f"{catalog} ({' '.join(str(error).split())})"
+        raise CatalogError("a catalog whose links lead somewhere", came, "Mend it; `rs-seg catalog validate` says where.") from error
     except OSError as error:
         raise CatalogError("a catalog that can be written", f"{catalog} ({error})", "Check permissions and disk space.") from error
 
@@ -104,9 +107,10 @@ def _open_or_make(path: Path) -> pystac.Catalog:
 
 
 def validate_catalog(path: Path) -> list[str]:
-    """What is wrong with a catalog: STAC schema errors, assets that are missing or cannot be read. Empty when all is well."""
+    """What is wrong with a catalog: STAC core schema errors, images that are missing or cannot be read. Empty when all is well."""
     problems = []
     for item in read_items(path):
+        item.stac_extensions = []  # their schemas live on the network; the core's come with pystac
         try:
             item.validate()
         except pystac.STACValidationError as error:

@@ -72,7 +72,7 @@ class RunSettings(_Section):
     overlap_px: Annotated[int, Field(ge=0)] | None
     composite: Literal["newest", "oldest", "listed"]
     bands: tuple[Count, Count, Count] | None
-    nodata: float | None
+    nodata: Annotated[float, Field(allow_inf_nan=False)] | None
     radiometry: RadiometrySettings
     workers: WorkerSettings
     vectors: VectorSettings

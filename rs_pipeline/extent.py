@@ -94,8 +94,15 @@ def build_grid(crs: CRS, gsd_m: float, aoi: Aoi | None, scenes: Sequence[Scene])
     ------
     AoiError: the AOI and the scenes do not meet in this CRS.
     """
-    outlines = shapely.union_all([s.info.outline(crs) for s in scenes])
-    covered = outlines if aoi is None else shapely.intersection(shapely.box(*aoi.in_crs(crs).bounds), shapely.envelope(outlines))
+    outlines = [s.info.outline(crs) for s in scenes]
+    asked = shapely.box(*aoi.in_crs(crs).bounds) if aoi is not None else None
+    if not any(o.is_empty for o in outlines):
+        seen = shapely.envelope(shapely.union_all(outlines))
+        covered = seen if asked is None else shapely.intersection(asked, seen)
+    elif asked is not None:
+        covered = asked
+    else:
+        raise AoiError(f"scenes that {crs.name} can express", ", ".join(s.id for s in scenes), "Say which part of them with --aoi.")
     if covered.is_empty or covered.area == 0:
         raise AoiError("an AOI that meets a scene", f"bounds {aoi.geometry.bounds if aoi else None}", "Check its CRS and place.")
     size, anchor = _pixels_of(scenes[0], crs, gsd_m)

@@ -61,7 +61,7 @@ class OpenJob:
         self._readers: OrderedDict[int, SceneReader] = OrderedDict()
         reach = [2 * max(job.plan.grid.gsd_m, s.info.gsd_m) for s in job.scenes]
         self._footprints = [s.info.outline(job.plan.grid.crs).buffer(r) for s, r in zip(job.scenes, reach, strict=True)]
-        """Outlines in the grid's CRS, two pixels wider, so that resampling at their edge is not cut."""
+        """Outlines in the grid's CRS, two pixels wider, so that resampling at their edge is not cut; empty ones may be anywhere."""
 
     def read_tile(self, tile: Tile) -> TileImage:
         """The scenes composited over a tile's context: the first scene of the job that saw a pixel gives it."""
@@ -70,7 +70,8 @@ class OpenJob:
         image = np.zeros((3, *window.shape), np.float32)
         sources = np.full(window.shape, NOT_OBSERVED, np.uint8)
         for index, scene in enumerate(self.job.scenes):
-            if not self._footprints[index].intersects(outline):
+            footprint = self._footprints[index]
+            if not (footprint.is_empty or footprint.intersects(outline)):
                 continue
             values, valid = self._reader(index).read(window)
             fresh = valid & (sources == NOT_OBSERVED)

@@ -11,6 +11,7 @@ from typing import Any
 import shapely
 
 from rs_pipeline.classes import ClassSet
+from rs_pipeline.errors import StoreError
 from rs_pipeline.grid import Grid
 from rs_pipeline.radiometry import Stretch
 from rs_pipeline.raster import RasterInfo, describe
@@ -78,13 +79,20 @@ class Job:
         }
 
     def save(self) -> Path:
-        """Write the job into its store's folder, under a name of its own content."""
+        """Write the job into its store's folder, under a name of its own content.
+
+        Raises
+        ------
+        StoreError: the folder cannot be written.
+        """
         text = json.dumps(self.to_dict(), indent=1)
         path = self.store / f"job-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
         aside = path.with_suffix(".tmp")
-        self.store.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text)
-        aside.replace(path)
+        try:
+            aside.write_text(text)
+            aside.replace(path)
+        except OSError as error:
+            raise StoreError("room to keep a job", f"{path} ({error})", "Free disk space and run again.") from error
         return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -15,8 +16,9 @@ from rs_pipeline import __version__
 from rs_pipeline.classes import NOT_OBSERVED
 from rs_pipeline.layers import LayerSummary
 from rs_pipeline.plan import RunPlan
+from rs_pipeline.raster import gdal_version
 
-_LIBRARIES = ("rasterio", "shapely", "numpy", "torch", "transformers")
+_LIBRARIES = ("rasterio", "pyproj", "shapely", "numpy", "distributed", "torch", "transformers", "timm")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def describe_run(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
         "scenes": describe_scenes(plan),
         "model": {"name": plan.info.name, "weights_sha256": plan.info.weights_sha256, "device": plan.settings.device},
         "settings": plan.settings.model_dump(mode="json"),
-        "versions": {name: version(name) for name in _LIBRARIES},
+        "workers": {"kind": plan.crew.kind, "count": plan.crew.count},
+        "versions": {"python": platform.python_version(), "gdal": gdal_version()} | {name: version(name) for name in _LIBRARIES},
         "notes": list(plan.notes),
         "seconds": outcome.seconds,
     }
@@ -101,6 +104,7 @@ def raster_tags(plan: RunPlan) -> dict[str, str]:
         "RS_SEG_VERSION": __version__,
         "RS_SEG_CLASSES": json.dumps({c.value: c.name for c in classes}),
         "RS_SEG_PROMPTS": json.dumps({c.name: c.prompts for c in classes}),
+        "RS_SEG_THRESHOLDS": json.dumps({c.name: c.threshold for c in classes}),
         "RS_SEG_MODEL": f"{plan.info.name} {plan.info.weights_sha256}",
         "RS_SEG_STATES": "0 background, 255 not observed",
     }

@@ -16,13 +16,18 @@ _WORLD = shapely.box(-180.0, -90.0, 180.0, 90.0)
 
 
 def outline(crs: CRS, transform: Affine, height: int, width: int, target: CRS) -> BaseGeometry:
-    """The outer edge of a raster's pixels as a polygon in `target`; empty where `target` cannot express it."""
+    """The outer edge of a raster's pixels as a polygon in `target`.
+
+    Empty where `target` cannot express it: points at infinity, or an edge that crosses itself because half the Earth was
+    folded over the other. That says nothing about where the image lies.
+    """
     x, y = _edge(transform, height, width)
     if crs != target:
         x, y = Transformer.from_crs(crs, target, always_xy=True).transform(x, y)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return shapely.Polygon()
-    return _valid(shapely.Polygon(np.column_stack([x, y])))
+    polygon = shapely.Polygon(np.column_stack([x, y]))
+    return polygon if shapely.is_valid(polygon) else shapely.Polygon()
 
 
 def lon_lat_outline(crs: CRS, transform: Affine, height: int, width: int) -> BaseGeometry:
@@ -36,7 +41,7 @@ def lon_lat_outline(crs: CRS, transform: Affine, height: int, width: int) -> Bas
     if abs(lon[-1] - lon[0]) > _HALF_TURN:
         pole = 90.0 if lat.mean() > 0 else -90.0
         return shapely.box(-180.0, min(pole, float(lat.min())), 180.0, max(pole, float(lat.max())))
-    ring = _valid(shapely.Polygon(np.column_stack([lon, lat])))
+    ring = shapely.make_valid(shapely.Polygon(np.column_stack([lon, lat])))
     return shapely.union_all([translate(ring, xoff=360.0 * turn).intersection(_WORLD) for turn in range(-2, 3)])
 
 
@@ -46,7 +51,3 @@ def _edge(transform: Affine, height: int, width: int) -> tuple[NDArray[np.float6
     cols = np.concatenate([across, np.full_like(down, width), across[::-1], np.zeros_like(down)])
     rows = np.concatenate([np.zeros_like(across), down, np.full_like(across, height), down[::-1]])
     return transform.a * cols + transform.b * rows + transform.c, transform.d * cols + transform.e * rows + transform.f
-
-
-def _valid(polygon: BaseGeometry) -> BaseGeometry:
-    return polygon if shapely.is_valid(polygon) else shapely.make_valid(polygon)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
@@ -17,14 +18,14 @@ from rs_pipeline.aoi import Aoi, read_aoi
 from rs_pipeline.catalog import Scene, find_scenes, parse_interval
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.config import RunSettings
-from rs_pipeline.errors import AoiError, CatalogError, RasterError
+from rs_pipeline.errors import AoiError, CatalogError, RasterError, UsageError
 from rs_pipeline.extent import LON_LAT, build_grid, choose_crs, choose_gsd
 from rs_pipeline.grid import Grid
 from rs_pipeline.job import MAX_SCENES, Job, SceneJob
 from rs_pipeline.layers import check_layer_names
 from rs_pipeline.products import check_free, check_room
 from rs_pipeline.radiometry import measure_stretch
-from rs_pipeline.raster import burn_mask, choose_bands, read_sample
+from rs_pipeline.raster import RasterInfo, burn_mask, choose_bands, read_sample
 from rs_pipeline.scene_reader import CACHE_BYTES
 from rs_pipeline.segmenter import ModelInfo, check_vocabulary, find_provider
 from rs_pipeline.tiles import TilePlan
@@ -38,6 +39,7 @@ _PROCESS_BYTES = 850e6
 """A worker before its first tile: torch and the other libraries, 0.6 GB, and GDAL's cache."""
 _FEATURES_PER_PX = 160
 """float32 that rs-tiny holds per pixel of a batch at its peak, as measured."""
+MAX_GRID_PX = 10**12
 _SMALL_GRID_PX = 1024**2
 """Grids up to this size are looked at pixel by pixel while planning."""
 
@@ -116,6 +118,9 @@ def plan_run(settings: RunSettings) -> RunPlan:
 def _cut(grid: Grid, aoi: Aoi | None, settings: RunSettings, info: ModelInfo) -> TilePlan:
     tile_px = settings.tile_px or info.tile_px
     overlap_px = settings.overlap_px if settings.overlap_px is not None else tile_px // 8
+    if grid.height * grid.width > MAX_GRID_PX:
+        grown = f"{grid.height} x {grid.width} at {grid.gsd_m:g} m"
+        raise UsageError(f"a grid of at most {MAX_GRID_PX:.0e} pixels", grown, "Give a coarser --gsd, or a smaller --aoi.")
     area = aoi.in_crs(grid.crs) if aoi is not None else None
     if area is not None and grid.height * grid.width <= _SMALL_GRID_PX and not burn_mask(area, grid).any():
         raise AoiError("an AOI that holds the centre of a pixel", f"{area.area:.3g} m² at {grid.gsd_m:g} m per pixel", "Draw it larger.")
@@ -147,7 +152,7 @@ def _prepare(scenes: Sequence[Scene], settings: RunSettings) -> tuple[tuple[Scen
     prepared, notes = [], []
     radiometry = settings.radiometry
     for scene in scenes:
-        info = scene.info if settings.nodata is None else replace(scene.info, nodata=settings.nodata)
+        info = scene.info if settings.nodata is None else _with_nodata(scene.info, settings.nodata)
         bands = choose_bands(info, settings.bands)
         sample = read_sample(info, bands, radiometry.sample_px)
         stretch = measure_stretch(sample.image, sample.valid, radiometry.low_percent, radiometry.high_percent)
@@ -161,6 +166,14 @@ def _prepare(scenes: Sequence[Scene], settings: RunSettings) -> tuple[tuple[Scen
         came = f"only nodata in {', '.join(s.id for s in scenes)}"
         raise RasterError("a scene with valid pixels", came, "Check nodata values and masks.")
     return tuple(prepared), notes
+
+
+def _with_nodata(info: RasterInfo, nodata: float) -> RasterInfo:
+    dtype = np.dtype(info.dtype)
+    fits = dtype.kind == "f" or (float(nodata).is_integer() and np.iinfo(dtype).min <= nodata <= np.iinfo(dtype).max)
+    if not fits:
+        raise RasterError(f"a nodata value that {info.dtype} can hold", f"{nodata:g} for {info.href}", "Give another value.")
+    return replace(info, nodata=nodata)
 
 
 def _tile_key(plan: TilePlan, scenes: Sequence[SceneJob], classes: ClassSet, info: ModelInfo) -> str:

@@ -108,16 +108,16 @@ def _replaced(folder: Path) -> Path:
 
 def _tidy(folder: Path) -> None:
     """Undo what a killed run left: bring back the run it was replacing, remove what it had not finished."""
-    old = _replaced(folder)
-    if old.exists() and not folder.exists():
-        old.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
     for leftover in folder.parent.glob(f"{glob.escape(_prefix(folder))}*"):
         try:
             with _held(leftover):
                 shutil.rmtree(leftover, ignore_errors=True)
         except BlockingIOError as error:
             raise OutputError("a run folder that no other run writes", f"{folder}, which one does", "Wait for it.") from error
+    old = _replaced(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

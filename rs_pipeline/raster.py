@@ -28,6 +28,7 @@ os.environ.setdefault("GDAL_CACHEMAX", "256")
 HALF_OPAQUE = 127
 """GDAL masks are 0…255: above this a pixel counts as seen."""
 _MASKLIKE_SHARE = 0.98
+_SLACK_DEG = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,10 @@ def describe(href: str) -> RasterInfo:
         if any(np.dtype(d).kind not in "uif" for d in source.dtypes):
             raise RasterError("bands of real numbers", f"{source.dtypes[0]} in {href}", "Convert it, for example to float32.")
         _check_blocks(source, href)
+        left, right = sorted((source.bounds.left, source.bounds.right))
+        if source.crs.is_geographic and (left < -180 - _SLACK_DEG or right > 180 + _SLACK_DEG):
+            fix = "Bring it there, for example with `gdalwarp -t_srs EPSG:4326 -te -180 S 180 N`, or give it a projected CRS."
+            raise RasterError("longitudes in -180…180", f"{left:g}…{right:g} in {href}", fix)
         crs = CRS.from_user_input(source.crs)
         return RasterInfo(
             href=href,
@@ -219,6 +224,11 @@ def _opaque_from(alpha: NDArray[Any]) -> float | None:
     if top == 0:
         return 1.0
     return top / 2 if ((alpha == 0) | (alpha == top)).mean() >= _MASKLIKE_SHARE else None
+
+
+def gdal_version() -> str:
+    """Version of the GDAL that reads and writes."""
+    return str(rasterio.__gdal_version__)
 
 
 def read_labels(path: Path) -> NDArray[np.uint8]:

@@ -142,6 +142,8 @@ def infer_tiles(plan: RunPlan, client: Client | None, reporter: Reporter) -> Inf
     if result.failed and not (result.reused or result.computed):
         fix = "Check the model and the source, for example on one tile with --aoi."
         raise SegmenterError("tiles that can be computed", f"{len(result.failed)} failures, the first: {result.failed[0][1]}", fix)
+    if not (result.reused or result.computed or result.failed):
+        reporter.note("no tile of the area holds data: nothing was observed")
     for index, error in result.failed[:3]:
         reporter.note(f"tile {index} failed and is not observed: {error}")
     return result

@@ -90,7 +90,7 @@ class TileStore:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise StoreError("one run at a time of the same inputs", f"another that holds {self.folder}", "Wait for it.") from error
-            for half_written in self.folder.glob("r*/.t*"):
+            for half_written in (*self.folder.glob("r*/.t*"), *self.folder.glob("job-*.tmp")):
                 half_written.unlink(missing_ok=True)
             yield
 

@@ -5,6 +5,7 @@ Named to the pipeline as `fake_segmenter:NAME`.
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,12 @@ class Failing(Pointwise):
 class Broken(Pointwise):
     def segment(self, images, valid, classes):
         raise RuntimeError("no tile at all")
+
+
+class Slow(Pointwise):
+    def segment(self, images, valid, classes):
+        time.sleep(0.2)
+        return super().segment(images, valid, classes)
 
 
 class Killing(Pointwise):
@@ -90,6 +97,10 @@ def failing(folder):
 
 def broken(folder):
     return Provider(Broken)
+
+
+def slow(folder):
+    return Provider(Slow)
 
 
 def killing(folder):

@@ -180,6 +180,11 @@ def test_real_stac_items_are_read(shared_data):
         image_href(items["CS3-20160503_132131_08"])
 
 
+def test_items_with_extensions_are_validated_without_a_network(shared_data):
+    problems = validate_catalog(shared_data / "stac_fixtures" / "stactools" / "planet-disaster" / "collection.json")
+    assert all("schema" not in problem.lower() for problem in problems)
+
+
 def test_pixels_do_not_matter_to_a_catalog(make_scene, tmp_path):
     add_scenes(tmp_path / "c" / "catalog.json", [str(make_scene("grey.tif", random_pixels(bands=1)))], None)
     assert len(read_items(tmp_path / "c" / "catalog.json")) == 1

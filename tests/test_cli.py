@@ -33,7 +33,7 @@ def rs_seg(capsys, *arguments):
 @pytest.fixture
 def base(make_scene, tmp_path):
     def arguments(*more, scene=None, classes="road,water", model="fake_segmenter:pointwise"):
-        scene = scene or make_scene()
+        scene = make_scene() if scene is None else scene
         given = ["run", "--source", scene, "--classes", classes, "--model", model, "--cluster", "in-process"]
         return [*given, "--out", tmp_path / "outputs" / "run", *more]
 
@@ -114,6 +114,11 @@ def test_bad_input_is_one_line_an_exit_code_and_nothing_left(base, make_scene, c
         (base(classes="../b"), 2, "begin with a letter"),
         (base("--aoi", "9.0001,47.8501,9.0001001,47.8501001"), 1, "the centre of a pixel|a scene that meets"),
         (base("--nonsense"), 2, "No such option"),
+        (base("--gsd", "1e-6"), 2, "a grid of at most"),
+        (base("--set", "nodata=300"), 1, "a nodata value that uint8 can hold"),
+        (base("--set", "nodata=0.5"), 1, "a nodata value that uint8 can hold"),
+        (base("--set", "nodata=.nan"), 2, "finite"),
+        (base(scene=""), 1, "which does not exist"),
         (base("--gsd", "-1"), 2, "greater than 0"),
         (base("--gsd", "fine"), 2, "'--gsd'"),
         (base("--tile-px", "64", "--overlap-px", "40"), 2, "half a tile"),
@@ -162,6 +167,12 @@ def test_catalog_commands_add_list_and_validate(make_scene, capsys, tmp_path):
     assert (code, [row["id"] for row in json.loads(out)]) == (0, ["a_20240501"])
     assert "a_20240501" in rs_seg(capsys, "catalog", "list", "--catalog", catalog)[1]
     assert rs_seg(capsys, "catalog", "validate", "--catalog", catalog)[:2] == (0, "1 items, all valid\n")
+    code, _, err = rs_seg(capsys, "catalog", "add", scene, "--catalog", catalog, "--datetime", "/2024-01-01")
+    assert (code, "one date or time" in err) == (2, True)
+    (catalog.parent / "scenes" / "collection.json").rename(tmp_path / "kept.json")
+    code, _, err = rs_seg(capsys, "catalog", "add", scene, "--catalog", catalog)
+    assert (code, "links lead somewhere" in err, len(err.strip().splitlines())) == (1, True, 1)
+    (tmp_path / "kept.json").rename(catalog.parent / "scenes" / "collection.json")
     scene.unlink()
     code, _, err = rs_seg(capsys, "catalog", "validate", "--catalog", catalog)
     assert (code, "1 problems" in err) == (1, True)

@@ -244,6 +244,12 @@ def test_a_rotated_image_has_a_rotated_footprint(make_scene):
     assert info.footprint.area < 0.75 * box.area
 
 
+def test_longitudes_beyond_the_antimeridian_are_refused_not_half_read(make_scene):
+    path = make_scene(crs="EPSG:4326", transform=Affine(0.1, 0, 175, 0, -0.1, 10))
+    with pytest.raises(RasterError, match=r"longitudes in -180…180; got 175…192"):
+        describe(str(path))
+
+
 def test_files_that_are_no_use_are_refused_in_one_line(make_scene, tmp_path):
     whole = make_scene("whole.tif", tiled=True, blockxsize=64, blockysize=64)
     cut = tmp_path / "cut.tif"

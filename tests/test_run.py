@@ -17,6 +17,7 @@ from affine import Affine
 from conftest import random_pixels
 
 from rs_pipeline.errors import CatalogError, OutputError, RasterError, SegmenterError, StoreError
+from rs_pipeline.reporting import Silent
 from rs_pipeline.run import PRODUCTS, run
 
 UNSEEN = 255
@@ -37,6 +38,11 @@ def stretched(pixels, valid=None):
     valid = np.ones(pixels.shape[1:], bool) if valid is None else valid
     low, high = np.percentile(pixels[:, valid], (2, 98), axis=1)
     return np.clip((pixels - low[:, None, None]) / (high - low)[:, None, None], 0, 1)
+
+
+def finished_tiles(out):
+    """Files of the store beside a run folder; nothing else there is looked at, since it comes and goes."""
+    return list((Path(out).parent / ".tiles").glob("*/r*/t*.npy"))
 
 
 def everything(folder):
@@ -239,11 +245,11 @@ def test_law_4_after_a_kill_the_same_command_makes_the_same_bytes(make_scene, se
     for wanted in (1, 5, 11):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
-        while len(list(out.parent.rglob("*.npy"))) < wanted and process.poll() is None and time.monotonic() < deadline:
+        while len(finished_tiles(out)) < wanted and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
         process.kill()
         process.wait()
-        seen.add(len(list(out.parent.rglob("*.npy"))))
+        seen.add(len(finished_tiles(out)))
         assert not out.exists() or (out / "run.json").is_file()
     assert max(seen) >= 5
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
@@ -441,6 +447,48 @@ def test_two_runs_into_one_folder_at_once_are_refused_at_the_start(make_scene, s
         with pytest.raises(OutputError, match="no other run writes"):
             run(settings)
         assert live.is_dir()
+
+
+@pytest.mark.parametrize(("crs", "degree"), [("EPSG:4326", 1.0), ("EPSG:3857", 20_037_508.342789 / 180)])
+def test_a_world_wide_image_is_read_where_the_aoi_is(make_scene, settings_for, tmp_path, crs, degree):
+    transform = Affine(0.5 * degree, 0, -180 * degree, 0, -0.5 * degree, 90 * degree)
+    world = make_scene(pixels=random_pixels(360, 720), crs=crs, transform=transform)
+    gpd.GeoDataFrame(geometry=[shapely.box(500_000, 5_300_000, 800_000, 5_500_000)], crs=32632).to_file(tmp_path / "aoi.gpkg")
+    for number, aoi in enumerate(["8,47,12,50", str(tmp_path / "aoi.gpkg")]):
+        summary = run(settings_for(world, aoi=aoi, gsd_m=10_000.0, out=str(tmp_path / "outputs" / str(number))))
+        assert summary["pixels"]["observed"] == summary["pixels"]["aoi"] > 0
+
+
+def test_a_run_without_any_data_says_so(make_scene, settings_for, tmp_path):
+    notes = []
+
+    class Listener(Silent):
+        def note(self, text):
+            notes.append(text)
+
+    pixels = random_pixels()
+    pixels[:, :, :100] = 0
+    gpd.GeoDataFrame(geometry=[shapely.box(500_005, 5_299_950, 500_010, 5_299_990)], crs=32632).to_file(tmp_path / "aoi.gpkg")
+    scene = make_scene(pixels=pixels, nodata=0)
+    summary = run(settings_for(scene, aoi=str(tmp_path / "aoi.gpkg"), tile_px=32, overlap_px=0), Listener())
+    assert summary["pixels"]["observed"] == 0
+    assert any("nothing was observed" in note for note in notes)
+
+
+def test_an_interrupt_is_told_in_one_line_and_kept_work_goes_on(make_scene, settings_for, tmp_path):
+    command = [
+        sys.executable, "-m", "rs_pipeline", "run", "--source", str(make_scene(pixels=random_pixels(700, 700))), "--classes", "road",
+        "--model", "fake_segmenter:slow", "--out", str(tmp_path / "o" / "run"), "--cluster", "in-process", "--batch-size", "1",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not finished_tiles(tmp_path / "o" / "run") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip().splitlines()[-1].startswith("rs-seg: interrupted; what is finished is kept")
+    assert [p.name for p in (tmp_path / "o").iterdir()] == [".tiles"]
 
 
 def test_too_many_scenes_for_one_run_are_refused(make_scene, settings_for, monkeypatch, tmp_path):

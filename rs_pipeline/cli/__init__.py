@@ -13,6 +13,7 @@ from rs_pipeline.cli import catalog, demo, models, run, train
 from rs_pipeline.errors import RsSegError
 
 _INTERRUPTED = 130
+_INTERRUPTION = "interrupted; what is finished is kept, the same command goes on from there"
 
 app = typer.Typer(
     name="rs-seg",
@@ -41,8 +42,10 @@ def main() -> None:
     except typer.TyperException as error:
         _fail(error.format_message(), error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted; finished tiles are kept, the same command goes on from there", _INTERRUPTED)
+        _fail(_INTERRUPTION, _INTERRUPTED)
     else:
+        if code == _INTERRUPTED:  # typer's own way to say it
+            _fail(_INTERRUPTION, _INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -25,8 +25,12 @@ def add_command(
     """Put GeoTIFFs into the catalog; an image that is there already is written anew, not doubled."""
     from rs_pipeline.catalog import parse_interval
     from rs_pipeline.catalog_write import add_scenes
+    from rs_pipeline.errors import UsageError
 
-    added, renewed = add_scenes(catalog, sources, parse_interval(datetime).start)
+    taken = parse_interval(datetime)
+    if datetime is not None and (taken.start is None or "/" in datetime):
+        raise UsageError("one date or time for --datetime", datetime, "Write when the images were taken, as 2026-01-31.")
+    added, renewed = add_scenes(catalog, sources, taken.start)
     typer.echo(f"{len(added)} added, {len(renewed)} renewed in {catalog}")
 
 
@@ -49,6 +53,8 @@ def list_command(
         typer.echo(json.dumps(rows))
         return
     table = Table("scene", "date", "pixels", "size", "bands", "CRS", box=None, header_style="bold")
+    for column in table.columns[:2]:
+        column.no_wrap, column.overflow = True, "fold"  # ids are for copying
     for s in scenes:
         size = f"{s.info.height} x {s.info.width}"
         table.add_row(s.id, s.iso_datetime or "-", f"{s.info.gsd_m:.3g} m", size, f"{s.info.count} {s.info.dtype}", s.info.crs.to_string())

@@ -92,9 +92,10 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
     unseen = pixels["not_observed"] / max(1, pixels["aoi"])
     console.print(
         f"{tiles['planned']} tiles: {tiles['computed']} computed, {tiles['reused']} reused, {tiles['empty']} without data, "
-        f"{len(tiles['failed'])} failed; {unseen:.1%} of the area not observed; {sum(summary['seconds'].values()):.0f} s"
+        f"{len(tiles['failed'])} failed; {unseen:.1%} of the area not observed; {sum(summary['seconds'].values()):.0f} s",
+        soft_wrap=True,
     )
-    console.print(f"{out}/layers.gpkg", soft_wrap=True)
+    console.print(f"{_short(out)}/layers.gpkg", soft_wrap=True)
 
 
 def _print_dry_run(report: dict[str, Any]) -> None:
@@ -110,6 +111,11 @@ def _print_dry_run(report: dict[str, Any]) -> None:
     console.print(f"memory  {report['memory_bytes'] / 1e9:.1f} GB")
     console.print(f"disk    {report['disk_bytes'] / 1e9:.2f} GB")
     console.print(f"time    {report['seconds']:.0f} s ({report['seconds_per_tile']:.2f} s per tile, timed just now)")
-    console.print(f"out     {report['out']}", soft_wrap=True)
+    console.print(f"out     {_short(Path(report['out']))}", soft_wrap=True)
     for note in report["notes"]:
         console.print(f"note: {note}", soft_wrap=True)
+
+
+def _short(path: Path) -> Path:
+    """Relative to where the user stands, if it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
