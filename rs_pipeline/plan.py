@@ -108,9 +108,7 @@ def plan_run(settings: RunSettings) -> RunPlan:
     estimate = _estimate(plan, tiles, classes, crew, settings)
     existing = check_free(out, run_key, overwrite=settings.overwrite)
     check_room(out, estimate.disk_bytes if existing is None else 0, f"a grid of {grid.height} x {grid.width} px, {tiles} tiles")
-    job = Job(
-        outputs / STORES / tile_key[:16], plan, prepared, classes, settings.model, info.weights_sha256, settings.device, crew.threads
-    )
+    job = Job(outputs / STORES / tile_key[:16], plan, prepared, classes, settings.model, info.weights_sha256, settings.device, crew.threads)
     notes = (*(aoi.notes if aoi else ()), *scene_notes, *([crs_note] if crs_note else []), *gsd_notes, *radiometry_notes)
     return RunPlan(settings, job, info, crew, tiles, out, run_key, existing, estimate, notes)
 

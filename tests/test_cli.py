@@ -59,9 +59,7 @@ def test_failed_tiles_are_exit_code_3_and_said(base, make_scene, capsys):
     pixels = random_pixels()
     pixels[0, 70:75, 90:95] = 250
     scene = make_scene(pixels=pixels)
-    code, out, err = rs_seg(
-        capsys, *base("--set", "radiometry.high_percent=100", "--json", scene=scene, model="fake_segmenter:failing")
-    )
+    code, out, err = rs_seg(capsys, *base("--set", "radiometry.high_percent=100", "--json", scene=scene, model="fake_segmenter:failing"))
     assert code == 3
     assert json.loads(out)["status"] == "partial"
     assert "failed and is not observed: RuntimeError" in err

@@ -220,7 +220,6 @@ def test_the_learning_rate_rises_and_falls_to_nothing():
     assert curve[100] == pytest.approx(0)
 
 
-
 def test_windows_are_blended_without_a_seam():
     class Level:
         def segment(self, images, valid, classes):
