@@ -1,0 +1,1 @@
+"""Scheduled runs over archives: room kept for the Prefect flows; none is here yet."""
