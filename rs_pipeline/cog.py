@@ -89,9 +89,8 @@ class BlockRaster:
 
 
 def label_colours(colours: Sequence[tuple[int, int, int]]) -> dict[int, tuple[int, int, int, int]]:
-    """Colour table of a label raster: background and not observed transparent, then the classes from 1."""
-    table = {0: (0, 0, 0, 0), 255: (0, 0, 0, 0)}
-    return table | {value: (*colour, 255) for value, colour in enumerate(colours, 1)}
+    """Colour table of a label raster: the classes from 1; GeoTIFF keeps no alpha, so all else is black, and 255 hidden as nodata."""
+    return {value: (*colour, 255) for value, colour in enumerate(colours, 1)}
 
 
 def _rasterio(window: Window) -> Any:

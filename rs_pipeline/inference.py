@@ -99,9 +99,19 @@ def open_job(path: Path) -> OpenJob:
 
 
 @lru_cache(maxsize=1)
-def load_segmenter(model: str, device: str, threads: int | None) -> Segmenter:
-    """The model, loaded once per worker."""
-    return find_provider(model).load(device, threads)
+def load_segmenter(model: str, weights_sha256: str, device: str, threads: int | None) -> Segmenter:
+    """The model, loaded once per worker.
+
+    Raises
+    ------
+    SegmenterError: it does not load, or has other weights here than where the run was planned.
+    """
+    provider = find_provider(model)
+    here = provider.info().weights_sha256
+    if here != weights_sha256:
+        expected, fix = f"{model} with weights {weights_sha256[:12]}…, as the run was planned with", "Install one version on all workers."
+        raise SegmenterError(expected, f"{here[:12]}… on a worker", fix)
+    return provider.load(device, threads)
 
 
 def infer_batch(job_path: Path, indices: Sequence[int], retries: int) -> BatchResult:
@@ -123,7 +133,7 @@ def infer_batch(job_path: Path, indices: Sequence[int], retries: int) -> BatchRe
 def _infer_batch(job_path: Path, indices: Sequence[int], retries: int) -> BatchResult:
     opened = open_job(job_path)
     check_unchanged(opened.job)
-    segmenter = load_segmenter(opened.job.model, opened.job.device, opened.job.threads)
+    segmenter = load_segmenter(opened.job.model, opened.job.weights_sha256, opened.job.device, opened.job.threads)
     try:
         return _infer(opened, segmenter, indices)
     except StoreError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,7 @@ def execute(plan: RunPlan, reporter: Reporter) -> dict[str, Any]:
         for raster in (stitched.labels, stitched.scores, stitched.sources):
             raster.path.unlink()
         check_unchanged(plan.job)
-        summary = manifest.describe_run(plan, manifest.Outcome(tiles.__dict__, stitched.pixels, layers, clock.seconds))
+        summary = manifest.describe_run(plan, manifest.Outcome(asdict(tiles), stitched.pixels, layers, clock.seconds))
         write_manifest(folder, summary)
     return summary
 
@@ -135,8 +135,8 @@ def infer_tiles(plan: RunPlan, client: Client | None, reporter: Reporter) -> Inf
         result.empty += len(batch.empty)
         reporter.advance(len(batch.done) + len(batch.empty) + len(batch.failed))
 
-    if todo and client is not None:
-        failed = infer(client, plan.job.save(), todo, plan.settings.workers, on_batch)
+    if todo:
+        failed = infer(client, plan.job.save(), todo, plan.settings.workers, on_batch) if client is not None else []
         lost = set(todo) - set(TileStore(plan.job.store).done()) - {index for index, _ in failed}
         result.failed = sorted(failed + [(index, "lost: no worker put it into the store") for index in lost])
     if result.failed and not (result.reused or result.computed):

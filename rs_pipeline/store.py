@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -93,10 +92,6 @@ class TileStore:
             for half_written in (*self.folder.glob("r*/.t*"), *self.folder.glob("job-*.tmp")):
                 half_written.unlink(missing_ok=True)
             yield
-
-    def remove(self) -> None:
-        """Delete every tile."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, tile: Tile, suffix: str) -> Path:
         return self.folder / f"r{tile.row:05d}" / f"t{tile.index:08d}.{suffix}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rs_pipeline.config import WorkerSettings
 from rs_pipeline.errors import ClusterError, RsSegError
-from rs_pipeline.inference import BatchResult, infer_batch
+from rs_pipeline.inference import BatchResult, infer_batch, open_job
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -89,6 +89,8 @@ def open_client(crew: Crew, settings: WorkerSettings) -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+    # In this process, what a worker keeps open would outlive the run.
+    open_job.cache_clear()
 
 
 def _cluster(crew: Crew, scratch: str) -> Any:

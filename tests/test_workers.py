@@ -95,6 +95,28 @@ def test_a_scheduler_that_does_not_answer_is_told_at_once(make_scene, settings_f
     assert not Path(settings.out).parent.exists()
 
 
+def test_a_worker_with_other_weights_is_refused(make_scene, settings_for):
+    from dataclasses import replace
+
+    from rs_pipeline.errors import SegmenterError
+    from rs_pipeline.plan import plan_run
+    from rs_pipeline.reporting import Silent
+    from rs_pipeline.run import execute
+
+    plan = plan_run(settings_for(make_scene()))
+    older = replace(plan, job=replace(plan.job, weights_sha256="1" * 64))
+    with pytest.raises(SegmenterError, match="as the run was planned with"):
+        execute(older, Silent())
+    assert not plan.out.exists()
+
+
+def test_nothing_is_kept_open_after_a_run_in_this_process(make_scene, settings_for):
+    from rs_pipeline.inference import open_job
+
+    run(settings_for(make_scene()))
+    assert open_job.cache_info().currsize == 0
+
+
 def test_a_tile_that_kills_its_worker_is_failed_and_the_others_are_done(make_scene, settings_for):
     pixels = random_pixels(60, 120)
     pixels[0, 20:25, 100:105] = 250

@@ -12,7 +12,9 @@ def train_command(
     config: Annotated[Path, typer.Option(help="The recipe, for example configs/train/rs-tiny.yaml.")],
     data: Annotated[Path, typer.Option(help="Folder that holds the imagery the recipe names.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the finished model.")],
-    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on from the last checkpoint in --out, or begin anew.")] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Go on from the checkpoint in --out, or refuse a folder that has one.")
+    ] = True,
     steps: Annotated[int | None, typer.Option(help="Stop after so many steps, whatever the recipe says.")] = None,
 ) -> None:
     """Train a model by its recipe; `rs-seg run --model OUT/weights` takes the result."""
