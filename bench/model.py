@@ -9,6 +9,7 @@ import time
 import numpy as np
 from rs_model.provider import tiny_provider
 
+from rs_pipeline.config import load_settings
 from rs_pipeline.vocabulary import load_vocabulary
 
 NAMES = ("road", "water", "building", "vegetation", "land")
@@ -17,7 +18,8 @@ ROUNDS = 7
 
 def megapixels_per_second(threads: int | None, classes: int) -> float:
     """Median of several passes over one batch, the first not counted."""
-    segmenter, wanted = tiny_provider(None).load("cpu", threads), load_vocabulary("default").class_set(NAMES[:classes])
+    plain = load_settings(sets=["device=cpu", "refine.preset=none"]).options
+    segmenter, wanted = tiny_provider(None).load(plain, threads), load_vocabulary("default").class_set(NAMES[:classes])
     images, valid = np.random.default_rng(0).random((4, 3, 512, 512), np.float32), np.ones((4, 512, 512), bool)
     seconds = []
     for _ in range(ROUNDS + 1):

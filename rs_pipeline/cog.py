@@ -17,6 +17,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from rs_pipeline.errors import OutputError
 from rs_pipeline.grid import Grid, Window
+from rs_pipeline.raster import opened, reading
 
 BLOCK_PX = 512
 
@@ -86,6 +87,24 @@ class BlockRaster:
         """Flush and close."""
         with _writing(self.path):
             self._file.close()
+
+
+def write_placed_copy(image: Path, target: Path, grid: Grid) -> None:
+    """Copy the pixels of an image into a GeoTIFF that lies on a grid of the image's size; what georeference it has is not copied.
+
+    Raises
+    ------
+    RasterError: the image cannot be read.
+    OutputError: the copy cannot be written.
+    """
+    with opened(str(image)) as source:
+        with reading(str(image)):
+            pixels, colours = source.read(), source.colorinterp
+        profile = {"count": source.count, "dtype": source.dtypes[0], "nodata": source.nodata, "crs": grid.crs.to_wkt()}
+    shape = {"height": grid.height, "width": grid.width, "transform": grid.transform}
+    with _writing(target), rasterio.open(target, "w", driver="GTiff", tiled=True, bigtiff="if_safer", **profile, **shape) as file:
+        file.colorinterp = colours
+        file.write(pixels)
 
 
 def label_colours(colours: Sequence[tuple[int, int, int]]) -> dict[int, tuple[int, int, int, int]]:

@@ -5,23 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from rs_pipeline.errors import ConfigError
+from rs_pipeline.options import Count, ModelOptions, Positive, RefineSettings, ScoringSettings, Section, Step
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
-
-
-class RadiometrySettings(_Section):
+class RadiometrySettings(Section):
     """One stretch per scene."""
 
     low_percent: Percent
@@ -35,7 +30,7 @@ class RadiometrySettings(_Section):
         return self
 
 
-class WorkerSettings(_Section):
+class WorkerSettings(Section):
     """Who computes the tiles."""
 
     cluster: str
@@ -46,14 +41,14 @@ class WorkerSettings(_Section):
     connect_timeout_s: Positive
 
 
-class VectorSettings(_Section):
+class VectorSettings(Section):
     """How labels become polygons."""
 
     block_px: Annotated[int, Field(ge=16)]
     min_area_m2: Annotated[float, Field(ge=0)]
 
 
-class RunSettings(_Section):
+class RunSettings(Section):
     """Everything `rs-seg run` can be told; `configs/run.yaml` says what each means and holds the defaults."""
 
     aoi: str | None
@@ -67,6 +62,9 @@ class RunSettings(_Section):
     overwrite: bool
     model: str
     device: str
+    dtype: Literal["auto", "float32", "bfloat16"]
+    compile: bool
+    prompt_batch: Count | None
     gsd_m: Positive | None
     tile_px: Annotated[int, Field(ge=32)] | None
     overlap_px: Annotated[int, Field(ge=0)] | None
@@ -76,6 +74,13 @@ class RunSettings(_Section):
     radiometry: RadiometrySettings
     workers: WorkerSettings
     vectors: VectorSettings
+    scoring: ScoringSettings
+    refine: RefineSettings
+
+    @property
+    def options(self) -> ModelOptions:
+        """What of all this the model is told."""
+        return ModelOptions(**{name: getattr(self, name) for name in ModelOptions.model_fields})
 
 
 class _Loader(yaml.SafeLoader):
@@ -107,21 +112,69 @@ def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = 
     ------
     ConfigError: an unknown key (named with the nearest one that exists), or a bad value.
     """
+    layers = [(read_yaml(config), str(config))] if config is not None else []
+    layers += [(_nested(key, value), "flags") for key, value in (flags or {}).items() if value is not None]
+    layers += [(_parse_set(text), f"--set {text}") for text in sets]
     merged = read_yaml(configs_folder() / "run.yaml")
-    if config is not None:
-        _merge(merged, read_yaml(config), where=str(config))
-    for key, value in (flags or {}).items():
-        if value is not None:
-            _merge(merged, _nested(key, value), where="flags")
-    for text in sets:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError("--set KEY=VALUE", f"--set {text}", "Write the key, an equals sign and the value.")
-        _merge(merged, _nested(key.strip(), _parse_yaml(value, f"--set {text}")), where=f"--set {text}")
+    preset = _last(layers, merged, "refine", "preset")
+    _merge(merged["refine"], read_preset(str(preset), str(_last(layers, merged, "model"))), f"refinement preset {preset}", "refine.")
+    for changes, where in layers:
+        _merge(merged, changes, where)
     try:
-        return RunSettings.model_validate(merged)
+        settings = RunSettings.model_validate(merged)
     except ValidationError as error:
         raise bad_value(error, "the settings", "See configs/run.yaml for what it means.") from error
+    for changes, where in layers:
+        _refuse_idle(changes, settings.refine, where)
+    return settings
+
+
+def read_preset(name: str, model: str) -> dict[str, Any]:
+    """What a refinement preset says: a file of `configs/refine/`, or a path.
+
+    A preset may speak of models one by one, under `models:`; a model it does not name is left as it is.
+
+    Raises
+    ------
+    ConfigError: no such preset, or a file that is none.
+    """
+    folder = configs_folder() / "refine"
+    shipped = folder / f"{name}.yaml"
+    if not shipped.is_file() and not Path(name).is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise ConfigError(f"a refinement preset ({known}) or a YAML file", repr(name), "Choose one with --refine.")
+    preset = read_yaml(shipped if shipped.is_file() else Path(name))
+    chosen = (preset["models"] or {}).get(model, {}) if "models" in preset else preset
+    if not isinstance(chosen, dict):
+        raise ConfigError("a mapping of keys to values", f"{chosen!r} in preset {name}", "Compare it with configs/refine/smooth.yaml.")
+    return {**chosen, "preset": name}
+
+
+def _refuse_idle(changes: Mapping[str, Any], refine: RefineSettings, where: str) -> None:
+    """A strength that is set for a step that is not done would change nothing, in silence."""
+    if where.startswith("--set"):
+        idle = (set(changes.get("refine") or ()) & set(get_args(Step))) - set(refine.steps)
+        for step in idle:
+            done = ", ".join(refine.steps) or "none"
+            raise ConfigError(f"a setting of a step that is done ({done})", f"{step} in {where}", f"Add --set refine.steps=[{step}].")
+
+
+def _last(layers: Iterable[tuple[Mapping[str, Any], str]], base: Mapping[str, Any], *keys: str) -> Any:
+    """The value of a key in the last layer that has it."""
+    value: Any = None
+    for layer in (base, *(changes for changes, _ in layers)):
+        found: Any = layer
+        for key in keys:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        value = value if found is None else found
+    return value
+
+
+def _parse_set(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError("--set KEY=VALUE", f"--set {text}", "Write the key, an equals sign and the value.")
+    return _nested(key.strip(), _parse_yaml(value, f"--set {text}"))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -176,5 +229,6 @@ def bad_value(error: ValidationError, where: str, fix: str) -> ConfigError:
     """The first complaint of a pydantic model, as one line."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    came = "nothing" if first["type"] == "missing" else repr(first["input"])
+    whole_section = isinstance(first["input"], dict)  # the message says what is wrong within it
+    came = "nothing" if first["type"] == "missing" else "other values" if whole_section else repr(first["input"])
     return ConfigError(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}", f"{came} in {where}", fix)

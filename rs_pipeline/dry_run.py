@@ -50,7 +50,7 @@ def describe_dry_run(plan: RunPlan) -> dict[str, Any]:
 def _time_a_batch(plan: RunPlan) -> tuple[float, float]:
     """Seconds to load the model, and seconds per tile of a batch, in this process with all its cores, the first pass not counted."""
     job, started = plan.job, time.perf_counter()
-    segmenter = load_segmenter(job.model, job.weights_sha256, job.device, job.threads)
+    segmenter = load_segmenter(job.model, job.weights_sha256, job.options, job.threads)
     loaded = time.perf_counter()
     tiles = list(islice(job.plan.tiles(), plan.settings.workers.batch_size))
     seconds = []

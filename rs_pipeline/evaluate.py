@@ -1,17 +1,24 @@
-"""Runs held against the truth."""
+"""Runs held against the truth: one run of the demo, or a run for every image of a labelled data set."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from rs_pipeline.classes import ClassSet
+from rs_pipeline.config import RunSettings
+from rs_pipeline.datasets import Dataset, Pair, read_truth
 from rs_pipeline.demo import TRUTH_LAYERS, truth_labels
 from rs_pipeline.errors import OutputError
 from rs_pipeline.grid import Grid
-from rs_pipeline.metrics import Confusion, confusion
+from rs_pipeline.image_runs import ImageRun, run_images
+from rs_pipeline.metrics import Boundary, Confusion, boundary, confusion
+from rs_pipeline.plan import RunPlan
 from rs_pipeline.products import read_manifest
 from rs_pipeline.raster import read_labels
+from rs_pipeline.reporting import Reporter
 
 
 def score_run(run: Path, truth: Path) -> dict[str, dict[str, float]]:
@@ -50,3 +57,70 @@ def score_run(run: Path, truth: Path) -> dict[str, dict[str, float]]:
 
 def _scores(counts: Confusion) -> dict[str, float]:
     return {key: float(getattr(counts, key)[1]) for key in ("iou", "precision", "recall")}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageScore:
+    """How well the run of one image agrees with its mask."""
+
+    name: str
+    confusion: Confusion
+    """Labels 0 (background, and classes not asked for), 1…K, over the mask's own pixels."""
+    boundary: Boundary
+    unknown_px: int
+    """Pixels whose colour the palette does not have."""
+    failed: tuple[tuple[int, str], ...]
+    """Tiles that failed, with the error; their pixels are not observed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One setting on one data set."""
+
+    settings: RunSettings
+    classes: ClassSet
+    """With the thresholds that were used."""
+    plan: RunPlan
+    """Of the first image: model, tiles."""
+    gsd_m: tuple[float, float]
+    """Least and greatest metres per pixel that the images were segmented at."""
+    images: tuple[ImageScore, ...]
+
+    @property
+    def confusion(self) -> Confusion:
+        """Pooled over the images."""
+        first, *others = (image.confusion for image in self.images)
+        return sum(others, start=first)
+
+    @property
+    def boundary(self) -> Boundary:
+        """Pooled over the images."""
+        first, *others = (image.boundary for image in self.images)
+        return sum(others, start=first)
+
+
+def evaluate(dataset: Dataset, settings: RunSettings, classes: ClassSet, reporter: Reporter) -> Evaluation:
+    """Run every image as `rs-seg run` would and hold its labels against its mask.
+
+    A truth of a class that is not among `classes` counts as background, label 0; pixels without a truth count nowhere.
+
+    Raises
+    ------
+    RsSegError: whatever keeps an image from being run, or a mask from being read. Failed tiles do not.
+    """
+    plans: list[RunPlan] = []
+
+    def score(pair: Pair, run: ImageRun) -> ImageScore:
+        truth = read_truth(pair.mask, dataset.layout, classes)
+        if truth.unknown_px:
+            reporter.note(f"{pair.name}: {truth.unknown_px} px of {pair.mask.name} have a colour the palette does not have: ignored")
+        plans.append(run.plan)
+        found, count = run.labels(), len(classes) + 1
+        counts, edges = confusion(truth.labels, found, count), boundary(truth.labels, found, count)
+        return ImageScore(pair.name, counts, edges, truth.unknown_px, run.failed)
+
+    if dataset.without_mask:
+        reporter.note(f"{dataset.without_mask} images of {dataset.folder} have no mask and are left out")
+    images = run_images(dataset, settings, classes, reporter, score)
+    sizes = [plan.job.plan.grid.gsd_m for plan in plans]
+    return Evaluation(plans[0].settings, plans[0].job.classes, plans[0], (min(sizes), max(sizes)), tuple(images))

@@ -77,11 +77,11 @@ def _unfit(crs: CRS, where: BaseGeometry) -> str | None:
 def choose_gsd(asked_m: float | None, info: ModelInfo, scenes: Sequence[Scene]) -> tuple[float, list[str]]:
     """Ground sampling distance of the run, metres, and what the user should know about it."""
     finest = min(s.info.gsd_m for s in scenes)
-    gsd_m = asked_m if asked_m is not None else max(info.gsd_m, finest)
+    gsd_m = asked_m if asked_m is not None else max(info.gsd_m or finest, finest)
     notes = [
         f"{s.id} has {s.info.gsd_m:.3g} m pixels and is upsampled to {gsd_m:.3g} m" for s in scenes if s.info.gsd_m > gsd_m * (1 + 0.05)
     ]
-    low, high = info.gsd_range_m
+    low, high = info.gsd_range_m or (gsd_m, gsd_m)
     if not low * (1 - 0.05) <= gsd_m <= high * (1 + 0.05):
         notes.append(f"{gsd_m:.3g} m is outside the {low:g}…{high:g} m that {info.name} was trained on: expect poor results")
     return gsd_m, notes

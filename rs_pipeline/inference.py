@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rs_pipeline.classes import NOT_OBSERVED, SCORE_MAX
 from rs_pipeline.errors import RasterError, SegmenterError, StoreError
 from rs_pipeline.job import Job, load_job
+from rs_pipeline.options import ModelOptions
 from rs_pipeline.raster import fingerprint
 from rs_pipeline.scene_reader import BlockCache, SceneReader
 from rs_pipeline.segmenter import Segmenter, find_provider
@@ -99,7 +100,7 @@ def open_job(path: Path) -> OpenJob:
 
 
 @lru_cache(maxsize=1)
-def load_segmenter(model: str, weights_sha256: str, device: str, threads: int | None) -> Segmenter:
+def load_segmenter(model: str, weights_sha256: str, options: ModelOptions, threads: int | None) -> Segmenter:
     """The model, loaded once per worker.
 
     Raises
@@ -111,7 +112,7 @@ def load_segmenter(model: str, weights_sha256: str, device: str, threads: int | 
     if here != weights_sha256:
         expected, fix = f"{model} with weights {weights_sha256[:12]}…, as the run was planned with", "Install one version on all workers."
         raise SegmenterError(expected, f"{here[:12]}… on a worker", fix)
-    return provider.load(device, threads)
+    return provider.load(options, threads)
 
 
 def infer_batch(job_path: Path, indices: Sequence[int], retries: int) -> BatchResult:
@@ -133,7 +134,7 @@ def infer_batch(job_path: Path, indices: Sequence[int], retries: int) -> BatchRe
 def _infer_batch(job_path: Path, indices: Sequence[int], retries: int) -> BatchResult:
     opened = open_job(job_path)
     check_unchanged(opened.job)
-    segmenter = load_segmenter(opened.job.model, opened.job.weights_sha256, opened.job.device, opened.job.threads)
+    segmenter = load_segmenter(opened.job.model, opened.job.weights_sha256, opened.job.options, opened.job.threads)
     try:
         return _infer(opened, segmenter, indices)
     except StoreError:

@@ -13,6 +13,7 @@ import shapely
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.errors import StoreError
 from rs_pipeline.grid import Grid
+from rs_pipeline.options import ModelOptions
 from rs_pipeline.radiometry import Stretch
 from rs_pipeline.raster import RasterInfo, describe
 from rs_pipeline.tiles import TilePlan
@@ -44,7 +45,7 @@ class Job:
     classes: ClassSet
     model: str
     weights_sha256: str
-    device: str
+    options: ModelOptions
     threads: int | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,7 +75,7 @@ class Job:
             "classes": self.classes.to_list(),
             "model": self.model,
             "weights_sha256": self.weights_sha256,
-            "device": self.device,
+            "options": self.options.model_dump(mode="json"),
             "threads": self.threads,
         }
 
@@ -119,6 +120,6 @@ def load_job(path: Path) -> Job:
         classes=ClassSet.from_list(data["classes"]),
         model=data["model"],
         weights_sha256=data["weights_sha256"],
-        device=data["device"],
+        options=ModelOptions.model_validate(data["options"]),
         threads=data["threads"],
     )

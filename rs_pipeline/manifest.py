@@ -18,7 +18,7 @@ from rs_pipeline.layers import LayerSummary
 from rs_pipeline.plan import RunPlan
 from rs_pipeline.raster import gdal_version
 
-_LIBRARIES = ("rasterio", "pyproj", "shapely", "numpy", "distributed", "torch", "transformers", "timm")
+_LIBRARIES = ("rasterio", "pyproj", "shapely", "numpy", "distributed", "torch", "transformers", "timm", "open_clip_torch")
 
 
 @dataclass(frozen=True)

@@ -23,16 +23,17 @@ from rs_pipeline.extent import LON_LAT, build_grid, choose_crs, choose_gsd
 from rs_pipeline.grid import Grid
 from rs_pipeline.job import MAX_SCENES, Job, SceneJob
 from rs_pipeline.layers import check_layer_names
+from rs_pipeline.options import ModelOptions, Section
 from rs_pipeline.products import check_free, check_room
 from rs_pipeline.radiometry import measure_stretch
 from rs_pipeline.raster import RasterInfo, burn_mask, choose_bands, read_sample
 from rs_pipeline.scene_reader import CACHE_BYTES
-from rs_pipeline.segmenter import ModelInfo, check_vocabulary, find_provider
+from rs_pipeline.segmenter import ModelInfo, check_refinements, check_vocabulary, find_provider
 from rs_pipeline.tiles import TilePlan
 from rs_pipeline.vocabulary import load_vocabulary
 from rs_pipeline.workers import Crew, choose_crew
 
-TILE_FORMAT = 1
+TILE_FORMAT = 2
 """Raised whenever the same inputs would give other tiles than before."""
 STORES = ".tiles"
 _PROCESS_BYTES = 850e6
@@ -81,11 +82,15 @@ def plan_run(settings: RunSettings) -> RunPlan:
     ------
     RsSegError: whatever would keep the run from finishing, as far as it can be known now.
     """
+    options = settings.options
     classes = load_vocabulary(settings.vocabulary).class_set(settings.classes)
+    if options.scoring.threshold is not None:
+        classes = ClassSet(tuple(replace(c, threshold=options.scoring.threshold) for c in classes))
     check_layer_names(classes)
     provider = find_provider(settings.model)
     info = provider.info()
     check_vocabulary(info, classes)
+    check_refinements(info, options.refine.active)
     aoi = read_aoi(settings.aoi) if settings.aoi is not None else None
     scenes, scene_notes = _find(settings, aoi)
     where: BaseGeometry = shapely.union_all([s.info.footprint for s in scenes])
@@ -100,7 +105,7 @@ def plan_run(settings: RunSettings) -> RunPlan:
     tiles = plan.count()
     crew = choose_crew(settings.workers, tiles)
     outputs = Path(settings.out).absolute().parent if settings.out else Path(settings.outputs).absolute()
-    tile_key = _tile_key(plan, prepared, classes, info)
+    tile_key = _tile_key(plan, prepared, classes, info, options)
     names = [[s.id, s.datetime] for s in prepared]
     run_key = _digest({"tiles": tile_key, "scenes": names, "classes": classes.to_list(), "vectors": settings.vectors.model_dump()})
     run_id = f"{re.sub(r'[^a-z0-9]+', '-', '-'.join(classes.names))[:60].strip('-')}-{run_key[:8]}"
@@ -108,8 +113,9 @@ def plan_run(settings: RunSettings) -> RunPlan:
     estimate = _estimate(plan, tiles, classes, crew, settings)
     existing = check_free(out, run_key, overwrite=settings.overwrite)
     check_room(out, estimate.disk_bytes if existing is None else 0, f"a grid of {grid.height} x {grid.width} px, {tiles} tiles")
-    job = Job(outputs / STORES / tile_key[:16], plan, prepared, classes, settings.model, info.weights_sha256, settings.device, crew.threads)
-    notes = (*(aoi.notes if aoi else ()), *scene_notes, *([crs_note] if crs_note else []), *gsd_notes, *radiometry_notes)
+    job = Job(outputs / STORES / tile_key[:16], plan, prepared, classes, settings.model, info.weights_sha256, options, crew.threads)
+    refinement_notes = _refinement_notes(options, classes)
+    notes = (*(aoi.notes if aoi else ()), *scene_notes, *([crs_note] if crs_note else []), *gsd_notes, *radiometry_notes, *refinement_notes)
     return RunPlan(settings, job, info, crew, tiles, out, run_key, existing, estimate, notes)
 
 
@@ -174,7 +180,7 @@ def _with_nodata(info: RasterInfo, nodata: float) -> RasterInfo:
     return replace(info, nodata=nodata)
 
 
-def _tile_key(plan: TilePlan, scenes: Sequence[SceneJob], classes: ClassSet, info: ModelInfo) -> str:
+def _tile_key(plan: TilePlan, scenes: Sequence[SceneJob], classes: ClassSet, info: ModelInfo, options: ModelOptions) -> str:
     return _digest(
         {
             "format": TILE_FORMAT,
@@ -182,8 +188,27 @@ def _tile_key(plan: TilePlan, scenes: Sequence[SceneJob], classes: ClassSet, inf
             "scenes": [[s.info.key(), s.bands, s.opaque, s.stretch.low, s.stretch.high] for s in scenes],
             "prompts": [c.prompts for c in classes],
             "model": [info.name, info.weights_sha256],
+            "dtype": options.dtype,
+            "scoring": options.scoring.model_dump(exclude={"threshold"}),
+            "refine": [[step, _step_facts(getattr(options.refine, step))] for step in options.refine.active],
         }
     )
+
+
+def _refinement_notes(options: ModelOptions, classes: ClassSet) -> list[str]:
+    alone = "clip" in options.refine.active and len(classes) == 1 and not options.refine.clip.contrast
+    return ["CLIP has one class and nothing to hold it against: name others with --set refine.clip.contrast=[...]"] if alone else []
+
+
+def _step_facts(step: Section) -> dict[str, Any]:
+    """Settings of a refinement; files that they name count by what is in them."""
+    facts = step.model_dump(mode="json")
+    return {key: _file_digest(value) if isinstance(value, str) and Path(value).is_file() else value for key, value in facts.items()}
+
+
+def _file_digest(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(facts: dict[str, Any]) -> str:

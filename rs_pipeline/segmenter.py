@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.errors import RsSegError, SegmenterError
+from rs_pipeline.options import ModelOptions
 
 GROUP = "rs_pipeline.segmenters"
+TYPES_GROUP = "rs_pipeline.model_types"
+"""Further `model_type`s of a weights folder's config.json, where a model goes by several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +32,18 @@ class ModelInfo:
     """What the pipeline must know of a model before it is loaded."""
 
     name: str
-    description: str
     weights_sha256: str
     """Digest of the weights and of everything that changes what they mean (vocabulary, architecture)."""
-    gsd_m: float
-    """Native ground sampling distance, metres per pixel."""
-    gsd_range_m: tuple[float, float]
-    """Finest and coarsest ground sampling distance the model was trained on, metres per pixel."""
+    gsd_m: float | None
+    """Native ground sampling distance, metres per pixel; None: whatever the scene has."""
+    gsd_range_m: tuple[float, float] | None
+    """Finest and coarsest ground sampling distance the model was trained on, metres per pixel, where that is known."""
     tile_px: int
     """Side of the square input it was trained on, pixels."""
     vocabulary: tuple[str, ...] | None
     """Every word the model knows, or None when it takes any text."""
+    refinements: tuple[str, ...] = ()
+    """Refinement steps it can do (`rs_pipeline.options.Step`)."""
     fuller_model: str | None = None
     """The full model to name when a word is unknown."""
 
@@ -66,16 +70,21 @@ class Segmenter(Protocol):
 class Provider(Protocol):
     """A model that can be described at once and loaded when needed."""
 
-    def info(self) -> ModelInfo:
-        """Facts about the model; must not import torch."""
+    @property
+    def description(self) -> str:
+        """One line for a list; says itself without reading weights."""
         ...
 
-    def load(self, device: str, threads: int | None) -> Segmenter:
+    def info(self) -> ModelInfo:
+        """Facts about the model; must not import torch. May fetch the weights, if the model has a place to fetch them from."""
+        ...
+
+    def load(self, options: ModelOptions, threads: int | None) -> Segmenter:
         """The model, ready to run. Slow.
 
         Parameters
         ----------
-        device: `cpu`, `cuda`, `cuda:1`, … or `auto` (a GPU where there is one).
+        options: device (`cpu`, `cuda`, `cuda:1`, … or `auto`, a GPU where there is one), precision, scoring, refinements.
         threads: CPU threads the model may use; None leaves the library's choice.
         """
         ...
@@ -84,6 +93,11 @@ class Provider(Protocol):
 def known_models() -> dict[str, EntryPoint]:
     """Installed models by name, not yet imported."""
     return {e.name: e for e in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
+
+
+def describe_models() -> dict[str, str]:
+    """One line about each installed model; no weights are looked for."""
+    return {name: entry.load()(None).description for name, entry in known_models().items()}
 
 
 def find_provider(model: str) -> Provider:
@@ -116,10 +130,10 @@ def _from_folder(folder: Path) -> Provider:
         raise SegmenterError(
             "a model folder with a config.json that has a model_type", f"{folder} ({error})", "Point --model at such a folder."
         ) from error
-    names = known_models()
-    if kind not in names:
-        raise SegmenterError(f"a model_type of {', '.join(names)}", f"{kind!r} in {config}", "Install the package that runs it.")
-    return _provider(names[kind].load(), folder, str(folder))
+    kinds = known_models() | {e.name: e for e in entry_points(group=TYPES_GROUP)}
+    if kind not in kinds:
+        raise SegmenterError(f"a model_type of {', '.join(kinds)}", f"{kind!r} in {config}", "Install the package that runs it.")
+    return _provider(kinds[kind].load(), folder, str(folder))
 
 
 def _from_callable(spec: str) -> Provider:
@@ -165,3 +179,16 @@ def check_vocabulary(info: ModelInfo, classes: ClassSet) -> None:
         fuller = f" The full model, {info.fuller_model}, takes any text." if info.fuller_model else ""
         knows = f"words that {info.name} knows ({', '.join(sorted(known))})"
         raise SegmenterError(knows, ", ".join(repr(w) for w in unknown), f"Choose among them.{fuller}")
+
+
+def check_refinements(info: ModelInfo, steps: tuple[str, ...]) -> None:
+    """Refuse refinements that the model cannot do: they would be left out in silence.
+
+    Raises
+    ------
+    SegmenterError: names the steps.
+    """
+    unknown = [step for step in steps if step not in info.refinements]
+    if unknown:
+        can = ", ".join(info.refinements) or "none"
+        raise SegmenterError(f"refinements that {info.name} can do ({can})", ", ".join(unknown), "Use --refine none.")

@@ -68,11 +68,11 @@ class Counting(Pointwise):
 class Provider:
     segmenter: type | None
     vocabulary: tuple[str, ...] | None = None
+    description = "bands as scores"
 
     def info(self):
         return ModelInfo(
             name="fake",
-            description="bands as scores",
             weights_sha256="0" * 64,
             gsd_m=0.5,
             gsd_range_m=(0.25, 2.0),
@@ -81,7 +81,7 @@ class Provider:
             fuller_model="sam3",
         )
 
-    def load(self, device, threads):
+    def load(self, options, threads):
         if self.segmenter is None:
             raise SegmenterError("weights", "none", "Bring some.")
         return self.segmenter()

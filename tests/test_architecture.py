@@ -30,7 +30,7 @@ def test_the_pipeline_knows_neither_torch_nor_prefect_nor_the_model(path):
 
 @pytest.mark.parametrize("path", files("model/rs_model"), ids=str)
 def test_the_model_knows_only_the_border_of_the_pipeline(path):
-    allowed = {"errors", "classes", "segmenter", "grid", "config", "radiometry", "metrics", "demo"}
+    allowed = {"errors", "classes", "segmenter", "grid", "config", "options", "radiometry", "metrics", "demo"}
     used = {name.split(".")[1] for name in imports_of(path) if name.startswith("rs_pipeline.")}
     assert used <= allowed
 

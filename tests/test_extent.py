@@ -11,7 +11,7 @@ from rs_pipeline.extent import build_grid, choose_crs, choose_gsd
 from rs_pipeline.grid import Grid
 from rs_pipeline.segmenter import ModelInfo
 
-INFO = ModelInfo("m", "", "0", gsd_m=0.5, gsd_range_m=(0.1, 2.0), tile_px=64, vocabulary=None)
+INFO = ModelInfo("m", "0", gsd_m=0.5, gsd_range_m=(0.1, 2.0), tile_px=64, vocabulary=None)
 
 
 def scene_at(make_scene, name="scene.tif", **facts):

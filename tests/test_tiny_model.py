@@ -10,18 +10,24 @@ import numpy as np
 import pytest
 import torch
 from rs_model.architecture import Architecture
+from rs_model.chain import Chain
+from rs_model.loading import load_segmenter
 from rs_model.provider import tiny_provider
-from rs_model.scores import Instances, class_probability, word_probability
-from rs_model.segmenter import TinySegmenter, find_device, load_segmenter
-from rs_model.tiny import Prompts, Pyramid, TinySam3
+from rs_model.scores import Instances, best_queries, class_probability, word_probability
+from rs_model.segmenter import PromptedSegmenter, find_device
+from rs_model.stages import Prompts, decode, embed_pixels, fuse, mask_logits, score, semantic_logits
+from rs_model.tiny import TinySam3, load_tiny
 from rs_model.weights import CONFIG, SHIPPED, WEIGHTS, weights_digest
 from rs_model.words import SYNONYMS, Tokenizer, known_words
 from torch.nn import functional as F
+from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
 from rs_pipeline.classes import Class, ClassSet
+from rs_pipeline.config import load_settings
 from rs_pipeline.errors import SegmenterError
 from rs_pipeline.segmenter import check_vocabulary, find_provider
 
+PLAIN = load_settings(sets=["device=cpu", "refine.preset=none"]).options
 SMALL = Architecture(width=16, heads=2, intermediate=32, text_layers=1, encoder_layers=1, decoder_layers=1, queries=4)
 shipped = pytest.mark.skipif(not (SHIPPED / WEIGHTS).is_file(), reason="the shipped weights are not installed")
 
@@ -43,37 +49,40 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def model(tokenizer):
     torch.manual_seed(1)
-    return TinySam3(SMALL, tokenizer.size).eval()
+    return TinySam3(SMALL, tokenizer).eval()
 
 
 @pytest.fixture(scope="module")
-def small(model, tokenizer):
-    return TinySegmenter(model, tokenizer, torch.device("cpu"))
+def small(model):
+    return PromptedSegmenter(model, Chain(PLAIN.refine), PLAIN, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def real():
-    return load_segmenter(SHIPPED, "cpu", 2)
+    return load_segmenter(load_tiny, SHIPPED, PLAIN, 2)
 
 
 def encode(model, tokenizer, *words):
     ids, mask = (torch.from_numpy(a) for a in tokenizer.encode(words))
-    return ids, mask, model.encode_text(ids, mask)
+    return ids, mask, model.encode_ids(ids, mask)
 
 
 @torch.no_grad()
 def test_the_stages_equal_sam3_forward_bit_for_bit(model, tokenizer):
     ids, mask, prompts = encode(model, tokenizer, "road", "bare ground")
     pyramid = model.encode_images(torch.from_numpy(tiles(2, 64, 96)[0]))
-    fused = model.fuse(pyramid, prompts)
-    decoded = model.decode(fused, prompts)
-    pixels = model.embed_pixels(pyramid, fused.last_hidden_state, prompts)
-    rows = Pyramid(tuple(level.repeat_interleave(2, 0) for level in pyramid.levels), pyramid.position.repeat_interleave(2, 0))
-    whole = model.head(vision_embeds=rows.outputs(), input_ids=ids.repeat(2, 1), attention_mask=mask.repeat(2, 1))
-    assert torch.equal(model.semantic_logits(pixels), whole.semantic_seg)
-    assert torch.equal(model.mask_logits(pixels, decoded), whole.pred_masks)
-    assert torch.equal(decoded.presence_logits[-1], whole.presence_logits)
-    assert torch.equal(model.score(decoded, fused, prompts), whole.pred_logits)
+    sam = model.head
+    fused = fuse(sam, pyramid, prompts)
+    decoded = decode(sam, fused)
+    pixels = embed_pixels(sam, pyramid, fused)
+    levels = [level.repeat_interleave(2, 0) for level in (*pyramid.levels, pyramid.position)]
+    # Sam3Model.forward ignores a fourth, coarsest level.
+    embeds = Sam3VisionEncoderOutput(fpn_hidden_states=(*levels[:3], None), fpn_position_encoding=(*levels[:2], levels[3], None))
+    whole = sam(vision_embeds=embeds, input_ids=ids.repeat(2, 1), attention_mask=mask.repeat(2, 1))
+    assert torch.equal(semantic_logits(sam, pixels), whole.semantic_seg)
+    assert torch.equal(mask_logits(sam, pixels, decoded.queries), whole.pred_masks)
+    assert torch.equal(decoded.presence, whole.presence_logits)
+    assert torch.equal(score(sam, decoded, fused), whole.pred_logits)
 
 
 @torch.no_grad()
@@ -90,7 +99,7 @@ def test_padding_does_not_change_a_prompt(model, tokenizer):
     pyramid = model.encode_images(torch.from_numpy(tiles(1, 64, 64)[0]))
     shorter = Prompts(prompts.features[:, :3], prompts.mask[:, :3])
     assert mask.sum() == 3
-    assert torch.allclose(model.fuse(pyramid, prompts).last_hidden_state, model.fuse(pyramid, shorter).last_hidden_state, atol=1e-5)
+    assert torch.allclose(fuse(model.head, pyramid, prompts).tokens, fuse(model.head, pyramid, shorter).tokens, atol=1e-5)
     assert ids[0, 3:].eq(0).all()
 
 
@@ -123,12 +132,27 @@ def test_logits_are_enlarged_before_the_sigmoid():
 
 def test_instances_raise_the_probability_where_their_mask_is_and_only_above_the_threshold():
     semantic, presence = torch.full((1, 1, 2, 2), -20.0), torch.tensor([[0.0]])
-    masks = torch.full((1, 2, 2, 2), 20.0)
     queries = torch.logit(torch.tensor([[0.8, 0.99]]))
-    both = word_probability(semantic, presence, (2, 2), Instances(masks, queries, 0.3))
+    index, best = best_queries(queries, presence, 0.3, 10)
+    assert index.tolist() == [[1, 0]]
+    both = word_probability(semantic, presence, (2, 2), Instances(torch.full((1, 2, 2, 2), 20.0), best))
     assert torch.allclose(both, torch.tensor(0.99 * 0.5).expand(1, 2, 2), atol=1e-4)
-    none = word_probability(semantic, presence, (2, 2), Instances(masks, queries, 0.5))
-    assert none.max() < 1e-6
+    index, best = best_queries(queries, presence, 0.5, 10)
+    assert index.shape == (1, 0)
+    assert word_probability(semantic, presence, (2, 2), Instances(torch.zeros(1, 0, 2, 2), best)).max() < 1e-6
+
+
+def test_only_the_best_queries_get_a_mask():
+    index, best = best_queries(torch.logit(torch.tensor([[0.2, 0.9, 0.6], [0.1, 0.7, 0.1]])), torch.full((2, 1), 20.0), 0.5, 2)
+    assert index[:, 0].tolist() == [1, 1]
+    assert best[0].tolist() == pytest.approx([0.9, 0.6])
+    assert best[1].tolist() == pytest.approx([0.7, 0.0])
+
+
+def test_presence_power_two_is_the_published_codes_square():
+    semantic, presence = torch.full((1, 1, 4, 4), 2.0), torch.tensor([[-1.0]])
+    once, twice = (word_probability(semantic, presence, (4, 4), power=power) for power in (1.0, 2.0))
+    assert torch.allclose(twice, once * torch.sigmoid(presence))
 
 
 def test_a_class_is_as_likely_as_its_likeliest_word():
@@ -258,7 +282,7 @@ def test_a_damaged_folder_is_one_clear_line(folder, name, content):
         (folder / name).write_bytes(content)
     provider = tiny_provider(folder)
     with pytest.raises(SegmenterError) as caught:
-        (provider.info(), provider.load("cpu", 1))
+        (provider.info(), provider.load(PLAIN, 1))
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -268,4 +292,4 @@ def test_weights_of_another_architecture_are_refused(folder):
     config["architecture"]["queries"] = 5
     (folder / CONFIG).write_text(json.dumps(config))
     with pytest.raises(SegmenterError, match="fits its config"):
-        tiny_provider(folder).load("cpu", 1)
+        tiny_provider(folder).load(PLAIN, 1)

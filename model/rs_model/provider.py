@@ -1,19 +1,23 @@
-"""rs-tiny's place in the pipeline's list of models. Imports no torch until a model is loaded."""
+"""The models' places in the pipeline's list. Imports no torch until a model is loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
+from rs_model.hub import fetch_sam3, read_sam3_config, sam3_digest
 from rs_model.weights import MODEL_TYPE, SHIPPED, read_weights_config, weights_digest
+from rs_pipeline.options import ModelOptions, Step
 from rs_pipeline.segmenter import ModelInfo, Provider, Segmenter
 
 
 @dataclass(frozen=True)
 class TinyProvider:
-    """A weights folder, described at once and loaded when asked."""
+    """rs-tiny: a weights folder, described at once and loaded when asked."""
 
     folder: Path
+    description = "SAM 3's text encoder and heads at small width: five land-cover classes at 0.25…2 m, CPU, no download"
 
     def info(self) -> ModelInfo:
         """Facts about the model.
@@ -26,22 +30,65 @@ class TinyProvider:
         finest, coarsest = config["gsd_range_m"]
         return ModelInfo(
             name=MODEL_TYPE,
-            description="SAM 3's text encoder and heads at small width: five land-cover classes, CPU, no download",
             weights_sha256=weights_digest(self.folder),
             gsd_m=float(config["gsd_m"]),
             gsd_range_m=(float(finest), float(coarsest)),
             tile_px=int(config["tile_px"]),
             vocabulary=tuple(config["vocabulary"]),
-            fuller_model="SAM 3 (facebook/sam3)",
+            refinements=get_args(Step),
+            fuller_model="SAM 3 (--model sam3)",
         )
 
-    def load(self, device: str, threads: int | None) -> Segmenter:
+    def load(self, options: ModelOptions, threads: int | None) -> Segmenter:
         """The model, ready to run; see `Provider.load`."""
-        from rs_model.segmenter import load_segmenter
+        from rs_model.loading import load_segmenter
+        from rs_model.tiny import load_tiny
 
-        return load_segmenter(self.folder, device, threads)
+        return load_segmenter(load_tiny, self.folder, options, threads)
+
+
+@dataclass(frozen=True)
+class Sam3Provider:
+    """SAM 3: a folder of the user's, or the hub's weights, fetched when they are first needed."""
+
+    folder: Path | None
+    description = "SAM 3 (facebook/sam3): any text, full width, GPU advised; weights need a login, or a folder of your own"
+
+    def info(self) -> ModelInfo:
+        """Facts about the model.
+
+        Raises
+        ------
+        SegmenterError: weights that cannot be fetched, or a folder that is not SAM 3's.
+        """
+        folder = self._weights()
+        config = read_sam3_config(folder)
+        return ModelInfo(
+            name="sam3",
+            weights_sha256=sam3_digest(folder),
+            gsd_m=None,
+            gsd_range_m=None,
+            tile_px=config["vision_config"]["backbone_config"].get("image_size", 1008),
+            vocabulary=None,
+            refinements=get_args(Step),
+        )
+
+    def load(self, options: ModelOptions, threads: int | None) -> Segmenter:
+        """The model, ready to run; see `Provider.load`."""
+        from rs_model.loading import load_segmenter
+        from rs_model.sam3 import load_sam3
+
+        return load_segmenter(load_sam3, self._weights(), options, threads)
+
+    def _weights(self) -> Path:
+        return fetch_sam3() if self.folder is None else self.folder
 
 
 def tiny_provider(folder: Path | None) -> Provider:
     """Entry point: the weights in `folder`, or the ones the package ships."""
     return TinyProvider(SHIPPED if folder is None else folder)
+
+
+def sam3_provider(folder: Path | None) -> Provider:
+    """Entry point: the weights in `folder`, or the hub's."""
+    return Sam3Provider(folder)

@@ -15,6 +15,7 @@ from rs_model.provider import tiny_provider
 from rs_model.scenes import Scene, read_banepa, read_dubai
 from rs_model.words import SYNONYMS
 from rs_pipeline.classes import Class, ClassSet
+from rs_pipeline.config import load_settings
 from rs_pipeline.errors import RsSegError
 from rs_pipeline.metrics import Confusion, confusion
 from rs_pipeline.segmenter import Segmenter
@@ -24,6 +25,8 @@ BANEPA_ZOOM = 0.26
 BUILDING_THRESHOLD = 0.5
 BUILDING = CLASSES.index("building")
 UNKNOWN_TRUTH = 255
+PLAIN = load_settings(sets=["device=cpu", "refine.preset=none"]).options
+"""The model as it is."""
 
 
 def all_classes() -> ClassSet:
@@ -86,7 +89,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         provider = tiny_provider(args.model)
-        tile_px, segmenter = provider.info().tile_px, provider.load("cpu", args.threads)
+        tile_px, segmenter = provider.info().tile_px, provider.load(PLAIN, args.threads)
         scores = confusion_of(segmenter, read_dubai(args.data, held_out=True), tile_px).iou
         for name, score in zip(CLASSES, scores, strict=True):
             print(f"dubai tile 7  {name:<11} {score:.3f}")  # noqa: T201

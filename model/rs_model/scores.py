@@ -14,38 +14,57 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_MASKS_AT_ONCE = 16
+"""Enlarged masks of a row that are held together: 16 of 1008² are 65 MB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Instances:
-    """Masks of the queries, for models whose queries were trained."""
+    """Masks of the queries that are worth one, for models whose queries were trained."""
 
     masks: Tensor
-    """(B, Q, h, w) logits."""
+    """(B, k, h, w) logits."""
     scores: Tensor
-    """(B, Q) logits: does the query match the prompt."""
-    least_score: float
-    """Queries whose r · p is below it are left out, 0…1."""
+    """(B, k) r in [0, 1]: does the query match the prompt; 0 for one that is not in K."""
 
 
-def word_probability(semantic: Tensor, presence: Tensor, size: tuple[int, int], instances: Instances | None = None) -> Tensor:
+def best_queries(scores: Tensor, presence: Tensor, least: float, most: int) -> tuple[Tensor, Tensor]:
+    """The queries of K, best first: (B, k) indices and (B, k) scores r, k the most that any row has, `most` at the utmost.
+
+    Parameters
+    ----------
+    scores: (B, Q) logits. presence: (B, 1) logits.
+    least: queries whose r · p is not above it are not in K; where a row has fewer than k, the rest score 0.
+    """
+    r = torch.sigmoid(scores)
+    kept = torch.where(r * torch.sigmoid(presence) > least, r, 0)
+    count = min(int((kept > 0).sum(1).max()), most) if len(kept) else 0
+    best, index = kept.topk(count, dim=1)
+    return index, best
+
+
+def word_probability(
+    semantic: Tensor, presence: Tensor, size: tuple[int, int], instances: Instances | None = None, power: float = 1.0
+) -> Tensor:
     """Probability of each pixel to be what its prompt asks for.
 
     Parameters
     ----------
     semantic: (B, 1, h, w) logits. presence: (B, 1) logits.
     size: height and width that come out.
+    power: how often presence is multiplied in.
 
     Returns
     -------
-    (B, H, W) in [0, 1].
+    (B, H, W) in [0, 1], float32.
     """
-    present = torch.sigmoid(presence)
     probability = torch.sigmoid(_enlarge(semantic, size))
     if instances is not None:
-        scores = torch.sigmoid(instances.scores)
-        kept = torch.where(scores * present > instances.least_score, scores, 0)
-        masks = torch.sigmoid(_enlarge(instances.masks, size)) * kept[:, :, None, None]
-        probability = torch.maximum(probability, masks.amax(1, keepdim=True))
+        for start in range(0, instances.masks.shape[1], _MASKS_AT_ONCE):
+            some = slice(start, start + _MASKS_AT_ONCE)
+            found = torch.sigmoid(_enlarge(instances.masks[:, some], size)) * instances.scores[:, some, None, None]
+            probability = torch.maximum(probability, found.amax(1, keepdim=True))
+    present = torch.sigmoid(presence.float()) ** power
     return (probability * present[:, :, None, None]).squeeze(1)
 
 
@@ -57,4 +76,4 @@ def class_probability(words: Tensor, prompts_per_class: Sequence[int]) -> Tensor
 
 
 def _enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)

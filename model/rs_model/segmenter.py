@@ -1,36 +1,58 @@
-"""rs-tiny as the pipeline sees it: tiles and classes in, probabilities out."""
+"""A model as the pipeline sees it: tiles and classes in, class probabilities out. SAM 3 and rs-tiny go through the same code."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional as F
+from transformers import Sam3Model
 
-from rs_model.architecture import Architecture
-from rs_model.memory import keep_freed_memory
-from rs_model.scores import class_probability, word_probability
-from rs_model.tiny import Prompts, TinySam3
-from rs_model.weights import WEIGHTS, read_weights_config
-from rs_model.words import Tokenizer
+from rs_model.batching import Batches
+from rs_model.chain import Chain
+from rs_model.scores import Instances, best_queries, class_probability, word_probability
+from rs_model.stages import Prompts, Pyramid, embed_pixels, fuse, mask_logits, score, semantic_logits
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.errors import SegmenterError
-
-PAD_TO = 32
-"""Heights and widths are padded to a multiple of it."""
+from rs_pipeline.options import ModelOptions
 
 
-class TinySegmenter:
-    """A loaded rs-tiny. Texts are encoded once per set of classes, images once for all prompts."""
+class PromptableModel(Protocol):
+    """An image encoder and a text encoder before SAM 3's head."""
 
-    def __init__(self, model: TinySam3, tokenizer: Tokenizer, device: torch.device, threads: int | None = None) -> None:
-        self.model = model.to(device).to(memory_format=torch.channels_last).eval()
-        self.tokenizer, self.device, self.threads = tokenizer, device, threads
+    head: Sam3Model
+    has_trained_queries: bool
+
+    def fit(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images at a size the encoder takes, and the size that masks are made at: the images lie in its upper left corner."""
+        ...
+
+    def encode_images(self, images: Tensor, refine: Callable[[Tensor, tuple[int, int]], Tensor] | None = None) -> Pyramid:
+        """(N, 3, H, W) in [0, 1] → `Pyramid`."""
+        ...
+
+    def encode_text(self, prompts: Sequence[str]) -> Prompts:
+        """Texts → `Prompts`."""
+        ...
+
+
+class PromptedSegmenter:
+    """A loaded model. Texts are encoded once per set of classes, images once for all prompts, prompts in batches."""
+
+    def __init__(
+        self, model: PromptableModel, chain: Chain, options: ModelOptions, device: torch.device, threads: int | None = None
+    ) -> None:
+        self.model, self.chain, self.options, self.device, self.threads = model, chain, options, device, threads
+        scoring = options.scoring
+        if scoring.geometry_token and not hasattr(model.head, "geometry_encoder"):
+            raise SegmenterError("a model with a geometry encoder", "scoring.geometry_token=true", "Set it to false.")
+        self.with_instances = model.has_trained_queries if scoring.instances is None else scoring.instances
+        half = options.dtype == "bfloat16" or (options.dtype == "auto" and device.type == "cuda")
+        self._precision = torch.autocast(device.type, torch.bfloat16, enabled=half)
+        self._tiles, self._prompts = Batches(None), Batches(options.prompt_batch)
         self._texts: dict[tuple[str, ...], Prompts] = {}
 
     @torch.inference_mode()
@@ -42,51 +64,44 @@ class TinySegmenter:
         SegmenterError: a word that the model does not know.
         """
         if self.threads is not None:
-            torch.set_num_threads(self.threads)  # here, not in `load_segmenter`: OpenMP keeps the number per calling thread
-        prompts = self._encode(tuple(prompt for c in classes for prompt in c.prompts))
-        height, width = valid.shape[1:]
-        pixels = torch.from_numpy(np.where(valid[:, None], images, np.float32(0))).to(self.device)
-        words = self._words(_pad(pixels), prompts, height, width)
-        return np.asarray(class_probability(words, [len(c.prompts) for c in classes]).cpu().numpy(), np.float32)
+            torch.set_num_threads(self.threads)  # here, not when loaded: OpenMP keeps the number per calling thread
+        seen = np.where(valid[:, None], images, np.float32(0))
+        words = [c.prompts for c in classes]
+        with self._precision:
+            prompts = self._encode(tuple(word for group in words for word in group))
+            maps = self._tiles.run(lambda part: self._segment(torch.from_numpy(seen[part]).to(self.device), prompts, words), len(seen))
+        return np.concatenate([part.float().cpu().numpy() for part in maps])
 
-    def _words(self, pixels: Tensor, prompts: Prompts, height: int, width: int) -> Tensor:
-        """(N, 3, H', W') padded images → (N, P, height, width) probability per word."""
-        model = self.model
-        pyramid = model.encode_images(pixels.contiguous(memory_format=torch.channels_last))
-        fused = model.fuse(pyramid, prompts)
-        presence = model.decode(fused, prompts).presence_logits[-1]
-        semantic = model.semantic_logits(model.embed_pixels(pyramid, fused.last_hidden_state, prompts))
-        full = word_probability(semantic, presence, (pixels.shape[2], pixels.shape[3]))
-        return full.view(len(pixels), -1, *full.shape[-2:])[:, :, :height, :width]
+    def _segment(self, images: Tensor, prompts: Prompts, words: Sequence[Sequence[str]]) -> Tensor:
+        """(N, 3, H, W) → (N, K, H, W)."""
+        fitted, size = self.model.fit(images)
+        pyramid = self.model.encode_images(fitted, self.chain.backbone)
+        found = torch.cat(self._prompts.run(lambda part: self._words(pyramid, prompts[part], size), len(prompts)), 1)
+        maps = self.chain.maps(class_probability(found, [len(group) for group in words]), fitted, pyramid, words)
+        return maps[:, :, : images.shape[2], : images.shape[3]]
+
+    def _words(self, pyramid: Pyramid, prompts: Prompts, size: tuple[int, int]) -> Tensor:
+        """(N, P, H, W) probability per word. Presence is known before the costly masks: absent prompts get none."""
+        sam, scoring = self.model.head, self.options.scoring
+        fused, decoded = self.chain.encoder(sam, fuse(sam, pyramid, prompts, geometry_token=scoring.geometry_token))
+        present = torch.nonzero(torch.sigmoid(decoded.presence[:, 0]) >= scoring.absent_below)[:, 0]
+        maps = torch.zeros(len(fused.tokens), *size, device=self.device)
+        if len(present):
+            some, presence = fused[present], decoded.presence[present]
+            pixels = embed_pixels(sam, pyramid, some)
+            instances = None
+            if self.with_instances:
+                scores = score(sam, decoded, fused)[present]
+                index, best = best_queries(scores, presence, scoring.query_threshold, scoring.top_queries)
+                queries = decoded.queries[present].gather(1, index[:, :, None].expand(-1, -1, decoded.queries.shape[2]))
+                instances = Instances(mask_logits(sam, pixels, queries), best)
+            maps[present] = word_probability(semantic_logits(sam, pixels), presence, size, instances, scoring.presence_power)
+        return maps.view(len(pyramid.position), len(prompts), *size)
 
     def _encode(self, words: tuple[str, ...]) -> Prompts:
         if words not in self._texts:
-            ids, mask = (torch.from_numpy(a).to(self.device) for a in self.tokenizer.encode(words))
-            self._texts[words] = self.model.encode_text(ids, mask)
+            self._texts[words] = self.model.encode_text(words)
         return self._texts[words]
-
-
-def load_segmenter(folder: Path, device: str, threads: int | None) -> TinySegmenter:
-    """The model of a weights folder. Slow.
-
-    Parameters
-    ----------
-    device, threads: as `Provider.load` has them.
-
-    Raises
-    ------
-    SegmenterError: a damaged folder, or a device that is not there.
-    """
-    keep_freed_memory()
-    config = read_weights_config(folder)
-    tokenizer = Tokenizer(tuple(config["vocabulary"]))
-    try:
-        model = TinySam3(Architecture(**config["architecture"]), tokenizer.size)
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise SegmenterError(f"{WEIGHTS} that fits its config.json", f"{folder} ({reason})", "Copy the whole folder again.") from error
-    return TinySegmenter(model, tokenizer, find_device(device), threads)
 
 
 def find_device(name: str) -> torch.device:
@@ -105,9 +120,3 @@ def find_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise SegmenterError("a device: auto, cpu, cuda or cuda:N", f"{name!r} ({reason})", "Use --set device=cpu.") from error
     return device
-
-
-def _pad(pixels: Tensor) -> Tensor:
-    """Repeats the last row and column up to a multiple of 32."""
-    height, width = pixels.shape[-2:]
-    return F.pad(pixels, (0, -width % PAD_TO, 0, -height % PAD_TO), mode="replicate")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rs_model.labels import CLASSES, IGNORE
 from rs_model.provider import tiny_provider
 from rs_model.scenes import Scene, read_dubai, stretch
-from rs_model.score import all_classes, predict
+from rs_model.score import PLAIN, all_classes, predict
 from rs_pipeline.errors import RsSegError
 from rs_pipeline.segmenter import Segmenter
 
@@ -57,7 +57,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         provider = tiny_provider(None)
-        tile_px, segmenter = provider.info().tile_px, provider.load("cpu", None)
+        tile_px, segmenter = provider.info().tile_px, provider.load(PLAIN, None)
         training = [scene for i, scene in enumerate(read_dubai(args.data, held_out=False)) if i % EVERY_THIRD == 0]
         for title, scenes in (("dubai, training tiles", training), ("generated", list(generated_scenes()))):
             print(f"{title:<24}" + "".join(f"{t:>7}" for t in THRESHOLDS))  # noqa: T201

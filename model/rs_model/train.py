@@ -70,7 +70,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.recipe, self.mixture, self.data_sha256 = recipe, mixture, mixture.digest()
         self.tokenizer = Tokenizer(known_words())
-        self.model = TinySam3(Architecture(), self.tokenizer.size).to(memory_format=torch.channels_last)
+        self.model = TinySam3(Architecture(), self.tokenizer).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(_groups(self.model, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98))
         self.average = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.step = 0

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from rs_pipeline.cli import catalog, demo, models, run, train
+from rs_pipeline.cli import catalog, demo, evaluate, models, run, train
 from rs_pipeline.errors import RsSegError
 
 _INTERRUPTED = 130
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("run")(run.run_command)
 app.add_typer(catalog.app, name="catalog", help="The archive: add, list and validate scenes.")
 app.add_typer(models.app, name="models", help="The segmenters that are installed.")
+app.command("evaluate")(evaluate.evaluate_command)
 app.command("train")(train.train_command)
 app.command("demo")(demo.demo_command)
 

@@ -14,11 +14,10 @@ app = typer.Typer(no_args_is_help=True)
 @app.command("list")
 def list_command() -> None:
     """Installed models."""
-    from rs_pipeline.segmenter import find_provider, known_models
+    from rs_pipeline.segmenter import describe_models
 
-    for name in known_models():
-        info = find_provider(name).info()
-        typer.echo(f"{name}\t{info.gsd_range_m[0]:g}…{info.gsd_range_m[1]:g} m\t{info.description}")
+    for name, description in describe_models().items():
+        typer.echo(f"{name}\t{description}")
 
 
 @app.command("show")

@@ -1,0 +1,209 @@
+"""SAM 3's head in named stages: fuse → decode → score → embed pixels → masks. One set of parts for SAM 3 and rs-tiny.
+
+Called in order they are `Sam3Model.forward`, bit for bit (METHODS.md section 0); between them is where refinements go. An
+image is encoded once for all prompts and a prompt once for all images: a row is one image with one prompt. Shapes: N images,
+P prompts, B rows (image-major; B = N·P until rows are left out), T text tokens, C channels, n = h·w image tokens, Q queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import Sam3Model
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.sam3.modeling_sam3 import Sam3DetrDecoder
+
+
+@dataclass(frozen=True, slots=True)
+class Pyramid:
+    """Encoded images."""
+
+    levels: tuple[Tensor, Tensor, Tensor]
+    """Fine to coarse: (N, C, 4h, 4w), (N, C, 2h, 2w), (N, C, h, w)."""
+    position: Tensor
+    """(N, C, h, w) position encoding of the coarsest level."""
+    tokens: Tensor
+    """(N, n, D) the image encoder's own tokens, row by row, before they were projected to C channels."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """h, w."""
+        return self.position.shape[-2], self.position.shape[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Encoded texts."""
+
+    features: Tensor
+    """(P, T, C)."""
+    mask: Tensor
+    """(P, T) bool, True where there is a token."""
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    def __getitem__(self, rows: slice | Tensor) -> Prompts:
+        return Prompts(self.features[rows], self.mask[rows])
+
+    def repeated(self, images: int) -> Prompts:
+        """(N·P, …): the prompts once per image, image-major."""
+        return Prompts(self.features.repeat(images, 1, 1), self.mask.repeat(images, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """Image tokens that have met a prompt."""
+
+    tokens: Tensor
+    """(B, n, C)."""
+    position: Tensor
+    """(B, n, C)."""
+    text: Prompts
+    """One per row."""
+    image: Tensor
+    """(B,) int64, which image a row is of; ascending."""
+    shape: Tensor
+    """(1, 2) int64: h, w."""
+
+    def with_tokens(self, tokens: Tensor) -> Fused:
+        """The same rows with other tokens."""
+        return replace(self, tokens=tokens)
+
+    def __getitem__(self, rows: Tensor) -> Fused:
+        return Fused(self.tokens[rows], self.position[rows], self.text[rows], self.image[rows], self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What the queries found."""
+
+    layers: Tensor
+    """(L, B, Q, C) the queries after each layer."""
+    presence: Tensor
+    """(B, 1) logits: is the thing there at all."""
+    attention: Tensor | None
+    """(B, L, heads, 1 + Q, n) what each query looked at; row 0 is the presence token. None where it was not asked for."""
+
+    @property
+    def queries(self) -> Tensor:
+        """(B, Q, C) after the last layer."""
+        return self.layers[-1]
+
+
+def fuse(sam: Sam3Model, pyramid: Pyramid, prompts: Prompts, *, geometry_token: bool = False) -> Fused:
+    """The DETR encoder: tokens of every image with every prompt.
+
+    `geometry_token` appends the image's own token to each text, as the official model does (METHODS.md section 0): the same as
+    `Sam3Model.forward` with one box labelled -10.
+    """
+    images, count = len(pyramid.position), len(prompts)
+    text = prompts.repeated(images)
+    if geometry_token:
+        token = _geometry(sam, pyramid)
+        features = torch.cat([text.features, token.features.repeat_interleave(count, 0)], 1)
+        text = Prompts(features, torch.cat([text.mask, token.mask.repeat_interleave(count, 0)], 1))
+    fused = sam.detr_encoder(
+        vision_features=[pyramid.levels[2].repeat_interleave(count, 0)],
+        text_features=text.features,
+        vision_pos_embeds=[pyramid.position.repeat_interleave(count, 0)],
+        text_mask=text.mask,
+    )
+    image = torch.arange(images, device=text.mask.device).repeat_interleave(count)
+    return Fused(fused.last_hidden_state, fused.pos_embeds_flattened, text, image, fused.spatial_shapes)
+
+
+def _geometry(sam: Sam3Model, pyramid: Pyramid) -> Prompts:
+    """(N, 2, C): what the geometry encoder says of an image without a box. It does not depend on the prompt."""
+    images = len(pyramid.position)
+    boxes = torch.zeros(images, 1, 4, device=pyramid.position.device)
+    nothing = torch.zeros(images, 1, dtype=torch.long, device=boxes.device)
+    out = sam.geometry_encoder(
+        box_embeddings=boxes,
+        box_mask=nothing.bool(),
+        box_labels=nothing,
+        img_feats=pyramid.levels,
+        img_pos_embeds=(pyramid.position,),
+    )
+    return Prompts(out.last_hidden_state, out.attention_mask)
+
+
+def decode(sam: Sam3Model, fused: Fused, *, attention: bool = False) -> Decoded:
+    """The DETR decoder: queries and presence, with what they looked at where `attention` is asked for."""
+    inputs = {
+        "vision_features": fused.tokens,
+        "text_features": fused.text.features,
+        "vision_pos_encoding": fused.position,
+        "text_mask": fused.text.mask,
+        "spatial_shapes": fused.shape,
+    }
+    if not attention:
+        out = sam.detr_decoder(**inputs)
+        return Decoded(out.intermediate_hidden_states, out.presence_logits[-1], None)
+    with _eager(sam.detr_decoder):
+        out = sam.detr_decoder(**inputs, output_attentions=True)
+    # Three attentions per layer, flat: self, text, vision.
+    return Decoded(out.intermediate_hidden_states, out.presence_logits[-1], torch.stack(out.attentions[2::3], 1))
+
+
+@contextmanager
+def _eager(decoder: Sam3DetrDecoder) -> Iterator[None]:
+    """Fused attention gives no weights, in silence; the decoder alone is switched, since the image encoder's would fill the memory."""
+    usual = decoder.config._attn_implementation  # noqa: SLF001 - transformers has no public getter
+    decoder.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        decoder.set_attn_implementation(usual)
+
+
+def score(sam: Sam3Model, decoded: Decoded, fused: Fused) -> Tensor:
+    """(B, Q) logits: how well each query matches its prompt."""
+    # All layers, as `forward` does it: the last one alone comes out different in its last bits.
+    scores: Tensor = sam.dot_product_scoring(
+        decoder_hidden_states=decoded.layers, text_features=fused.text.features, text_mask=fused.text.mask
+    )
+    return scores[-1].squeeze(-1)
+
+
+def embed_pixels(sam: Sam3Model, pyramid: Pyramid, fused: Fused) -> Tensor:
+    """(B, C, 4h, 4w) pixel embeddings: the mask decoder up to its two outputs.
+
+    An image's own features are added to all its rows in place instead of being copied for each.
+    """
+    decoder = sam.mask_decoder
+    normed = decoder.prompt_cross_attn_norm(fused.tokens)
+    mask = create_bidirectional_mask(
+        config=decoder.config, inputs_embeds=normed, encoder_hidden_states=fused.text.features, attention_mask=fused.text.mask
+    )
+    attended, _ = decoder.prompt_cross_attn(query=normed, key=fused.text.features, value=fused.text.features, attention_mask=mask)
+    tokens = fused.tokens + attended
+    pixels: Tensor = tokens.transpose(1, 2).reshape(len(tokens), -1, *pyramid.grid)
+    rows_of_image = torch.bincount(fused.image, minlength=len(pyramid.position)).tolist()
+    pixel = decoder.pixel_decoder
+    # SAM 3 carries a third, unused conv and norm.
+    for level, conv, norm in zip(pyramid.levels[1::-1], pixel.conv_layers, pixel.norms, strict=False):
+        up = F.interpolate(pixels, size=level.shape[-2:], mode="nearest")
+        start = 0
+        for own, rows in zip(level, rows_of_image, strict=True):
+            up[start : start + rows] += own
+            start += rows
+        pixels = F.relu(norm(conv(up)))
+    return pixels
+
+
+def semantic_logits(sam: Sam3Model, pixels: Tensor) -> Tensor:
+    """(B, 1, 4h, 4w) logits: is this pixel the thing asked for."""
+    logits: Tensor = sam.mask_decoder.semantic_projection(pixels)
+    return logits
+
+
+def mask_logits(sam: Sam3Model, pixels: Tensor, queries: Tensor) -> Tensor:
+    """(B, k, 4h, 4w) logits of one mask for each of the queries (B, k, C)."""
+    decoder = sam.mask_decoder
+    return torch.einsum("bqc,bchw->bqhw", decoder.mask_embedder(queries), decoder.instance_projection(pixels))

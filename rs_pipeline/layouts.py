@@ -1,0 +1,152 @@
+"""What a labelled data set looks like: its folders, palette and classes, from `configs/datasets/*.yaml`.
+
+Nothing here knows a data set by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from rs_pipeline.classes import Class, ClassSet
+from rs_pipeline.config import bad_value, configs_folder, read_yaml
+from rs_pipeline.errors import ConfigError, UsageError
+from rs_pipeline.options import Positive, Section, Share
+from rs_pipeline.vocabulary import load_vocabulary
+
+PAIRS = "pairs"
+"""The layout that takes its palette from the user."""
+IGNORE = "ignore"
+OTHER = "background"
+_PALETTE_FILE = "palette.yaml"
+_USER_KEYS = ("palette", "gsd_m", "closed", "classes")
+
+# As the vocabulary has them.
+_Name = Annotated[str, AfterValidator(lambda name: " ".join(name.lower().split()))]
+_Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+_Number = Annotated[int, Field(ge=0, le=255, strict=True)]
+
+
+class ClassLook(Section):
+    """A class of a data set, as a model is asked for it."""
+
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)]
+    colour: _Colour
+    threshold: Share
+
+
+class Layout(Section):
+    """A data set's folders, palette and classes."""
+
+    images: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Patterns of image files, at any depth below the data set's folder."""
+    image_suffix: str = ""
+    """End of an image's stem that its mask's name does not have."""
+    masks: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Where an image's mask may be: {folder} is the image's folder, {parent} that one's, {stem} its name without suffixes."""
+    splits: dict[str, tuple[str, ...]]
+    """Name to patterns of the whole path of an image."""
+    gsd_m: Positive
+    """Pixel size, metres, of images that do not tell theirs."""
+    closed: bool
+    """True where every labelled pixel belongs to a class: asked for together, the likeliest wins and thresholds do not apply."""
+    palette: dict[_Number | _Colour, _Name]
+    """Number or colour in the mask to the name of a class, `background` or `ignore`; all numbers, or all colours."""
+    classes: dict[_Name, ClassLook]
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if len({type(key) for key in self.palette}) > 1:
+            raise ValueError("a palette is of numbers or of colours, not of both")
+        for template in self.masks:
+            try:
+                template.format(folder="", parent="", stem="")
+            except (KeyError, IndexError, ValueError) as error:
+                raise ValueError(f"masks are told by {{folder}}, {{parent}} and {{stem}}, not {error}") from error
+        strangers = set(self.classes) - set(self.palette.values())
+        if strangers:
+            raise ValueError(f"classes that the palette does not have: {', '.join(sorted(strangers))}")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Classes that masks can show, in the palette's order."""
+        return tuple(dict.fromkeys(name for name in self.palette.values() if name not in {IGNORE, OTHER}))
+
+
+def known_layouts() -> tuple[str, ...]:
+    """Names of the files in `configs/datasets/`."""
+    return tuple(sorted(path.stem for path in (configs_folder() / "datasets").glob("*.yaml")))
+
+
+def load_layout(name: str, folder: Path, palette: Path | None = None) -> Layout:
+    """The layout of a data set.
+
+    Parameters
+    ----------
+    name: a file of `configs/datasets/`, without its suffix.
+    folder: the data set's folder; `pairs` looks there for a palette.yaml.
+    palette: what the masks mean, only for `pairs`.
+
+    Raises
+    ------
+    UsageError: no such layout, or a palette for one that has its own.
+    ConfigError: a file that is not as the others are.
+    """
+    if name not in known_layouts():
+        raise UsageError(f"a layout of {', '.join(known_layouts())}", f"--layout {name!r}", "Choose one; `pairs` fits any two folders.")
+    path = configs_folder() / "datasets" / f"{name}.yaml"
+    data = read_yaml(path)
+    if name == PAIRS:
+        path = palette or folder / _PALETTE_FILE
+        data |= _user_palette(path)
+    elif palette is not None:
+        raise UsageError(f"--palette with --layout {PAIRS} only", f"--layout {name}", "Leave --palette out: this layout has its own.")
+    try:
+        return Layout.model_validate(data)
+    except ValidationError as error:
+        raise bad_value(error, str(path), "Compare it with configs/datasets/dubai.yaml.") from error
+
+
+def _user_palette(path: Path) -> dict[str, Any]:
+    data = read_yaml(path)
+    for key in data:
+        if key not in _USER_KEYS:
+            raise ConfigError(f"keys {', '.join(_USER_KEYS)}", f"{key!r} in {path}", "Compare it with configs/datasets/dubai.yaml.")
+    if not isinstance(data.get("palette"), dict) or not data["palette"]:
+        fix = "Write `palette:` and below it lines like `1: road`, or `'#ff0000': road`."
+        raise ConfigError("a palette: colour or number to class", f"none in {path}", fix)
+    return data
+
+
+def class_set(layout: Layout, names: Sequence[str], vocabulary: str | None = None) -> ClassSet:
+    """The classes to predict, values 1…K in the order asked; all of the layout where `names` is empty.
+
+    Words, colours and thresholds are the layout's, or those of a vocabulary (see `load_vocabulary`). In a closed data set all
+    thresholds are 0 where every class is asked for.
+
+    Raises
+    ------
+    UsageError: a name that the layout does not have, or one twice.
+    """
+    wanted = [" ".join(name.lower().split()) for name in names] or list(layout.names)
+    for name in wanted:
+        if name not in layout.names:
+            raise UsageError(f"classes of this data set ({', '.join(layout.names)})", repr(name), "Choose among them.")
+    asked = load_vocabulary(vocabulary or "default").class_set(wanted)
+    if vocabulary is None:
+        asked = ClassSet(tuple(_as_here(c, layout.classes.get(c.name)) for c in asked))
+    if layout.closed and set(wanted) == set(layout.names):
+        asked = ClassSet(tuple(replace(c, threshold=0.0) for c in asked))
+    return asked
+
+
+def _as_here(asked: Class, look: ClassLook | None) -> Class:
+    if look is None:
+        return asked
+    red, green, blue = bytes.fromhex(look.colour[1:])
+    return Class(asked.value, asked.name, look.prompts, (red, green, blue), look.threshold)

@@ -1,0 +1,149 @@
+"""What a model can be told: precision, how scores are made, and the refinements of METHODS.md sections 1 and 2.
+
+Plain frozen settings, known to the pipeline so that a wrong one fails before anything is computed, and to any model that
+cares. Strength 0 is always the identity, bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+TokenPlace = Literal["backbone", "encoder"]
+"""Tokens of the image, once for all prompts; or tokens of image and prompt, after the DETR encoder."""
+Step = Literal["smooth", "lowpass", "laplacian", "reweight", "presence_gate", "query_gate", "prune", "clip"]
+
+
+class Section(BaseModel):
+    """Settings that do not change once read, and that refuse keys nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+
+class SmoothSettings(Section):
+    """Token smoothing by a 3 x 3 mean."""
+
+    at: TokenPlace
+    strength: NotNegative
+
+
+class LowpassSettings(Section):
+    """Frequency low-pass over the token grid."""
+
+    at: TokenPlace
+    strength: Share
+    radius: Positive
+
+
+class LaplacianSettings(Section):
+    """Graph Laplacian over the 8 neighbours of each token."""
+
+    at: TokenPlace
+    strength: NotNegative
+    temperature: Positive
+    solver: Literal["cg", "sparse"]
+    steps: Count
+
+
+class ReweightSettings(Section):
+    """Attention patch reweighting."""
+
+    strength: NotNegative
+    pooling: Literal["score", "mean", "max", "entropy"]
+    layers: Count
+
+
+class PresenceGateSettings(Section):
+    """Presence gate."""
+
+    strength: Share
+    by: Literal["presence", "position"]
+
+
+class QueryGateSettings(Section):
+    """Query-guided reweighting: a strength of its own for each token."""
+
+    strength: NotNegative
+    by: Literal["attention", "mlp"]
+    weights: str | None
+
+    @model_validator(mode="after")
+    def _an_mlp_has_weights(self) -> Self:
+        if self.by == "mlp" and self.weights is None:
+            raise ValueError("by: mlp needs weights, a .safetensors file of the trained gate")
+        return self
+
+
+class PruneSettings(Section):
+    """Two-pass pruning: `strength` is the share of tokens that the second pass does not look at."""
+
+    strength: Annotated[float, Field(ge=0, lt=1)]
+
+
+class ClipSettings(Section):
+    """CLIP constraint."""
+
+    strength: Share
+    model: str
+    pretrained: str | None
+    image_px: Count
+    attention: Literal["maskclip", "sclip", "clearclip"]
+    fusion: Literal["loglinear", "proxy"]
+    gate: bool
+    scale: Positive
+    contrast: tuple[str, ...]
+
+
+class RefineSettings(Section):
+    """The refinements and their order; only those among `steps` are done."""
+
+    preset: str
+    steps: tuple[Step, ...]
+    smooth: SmoothSettings
+    lowpass: LowpassSettings
+    laplacian: LaplacianSettings
+    reweight: ReweightSettings
+    presence_gate: PresenceGateSettings
+    query_gate: QueryGateSettings
+    prune: PruneSettings
+    clip: ClipSettings
+
+    @model_validator(mode="after")
+    def _each_step_once(self) -> Self:
+        if len(set(self.steps)) != len(self.steps):
+            raise ValueError(f"each step once, got {', '.join(self.steps)}")
+        return self
+
+    @property
+    def active(self) -> tuple[Step, ...]:
+        """Steps that change something: those of strength 0 are left out, not multiplied by one."""
+        return tuple(step for step in self.steps if getattr(self, step).strength > 0)
+
+
+class ScoringSettings(Section):
+    """From logits to class probabilities (METHODS.md section 0)."""
+
+    threshold: Share | None
+    presence_power: NotNegative
+    absent_below: Share
+    instances: bool | None
+    query_threshold: Share
+    top_queries: Count
+    geometry_token: bool
+
+
+class ModelOptions(Section):
+    """Everything a model is told when it is loaded."""
+
+    device: str
+    dtype: Literal["auto", "float32", "bfloat16"]
+    compile: bool
+    prompt_batch: Count | None
+    scoring: ScoringSettings
+    refine: RefineSettings

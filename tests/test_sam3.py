@@ -1,0 +1,352 @@
+"""SAM 3 through the named stages: the same numbers as transformers, each thing computed once, memory respected, folders checked."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from rs_model import hub, segmenter
+from rs_model.batching import Batches
+from rs_model.chain import Chain
+from rs_model.hub import fetch_sam3, sam3_digest
+from rs_model.provider import sam3_provider
+from rs_model.sam3 import FullSam3, load_sam3
+from rs_model.segmenter import PromptedSegmenter
+from rs_model.stages import decode, embed_pixels, fuse, mask_logits, score, semantic_logits
+from safetensors.torch import load_file, save_file
+from small_sam3 import SIDE, letter_tokenizer, small_full, small_sam, write_folder
+from transformers import Sam3Config, Sam3Model
+from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
+
+from rs_pipeline.classes import Class, ClassSet
+from rs_pipeline.config import load_settings
+from rs_pipeline.errors import SegmenterError
+from rs_pipeline.segmenter import check_vocabulary, find_provider
+
+WORDS = ("road", "river", "roof")
+
+
+def options_of(*sets):
+    return load_settings(sets=["device=cpu", "refine.preset=none", *sets]).options
+
+
+def segmenter_of(model, *sets):
+    options = options_of(*sets)
+    return PromptedSegmenter(model, Chain(options.refine), options, torch.device("cpu"))
+
+
+def class_set(*prompts):
+    return ClassSet(tuple(Class(i + 1, words[0], words, (0, 0, 0), 0.5) for i, words in enumerate(prompts)))
+
+
+def tiles(count, height=SIDE, width=SIDE, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.random((count, 3, height, width), np.float32), np.ones((count, height, width), bool)
+
+
+EACH = class_set(*((word,) for word in WORDS))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_full()
+
+
+def stages_and_forward(model, images, words, **geometry):
+    """Pairs of every output of the stages and of `Sam3Model.forward` on one image, its features repeated for each text."""
+    sam, count = model.head, len(words)
+    pyramid, prompts = model.encode_images(images), model.encode_text(words)
+    fused = fuse(sam, pyramid, prompts, **({"geometry_token": True} if geometry else {}))
+    decoded = decode(sam, fused)
+    pixels = embed_pixels(sam, pyramid, fused)
+    text = model.tokenizer(list(words), padding="max_length", max_length=32, return_tensors="pt")
+    for i in range(len(images)):
+        rows = slice(i * count, (i + 1) * count)
+        boxes = {key: value.expand(count, *value.shape[1:]) for key, value in geometry.items()}
+        encoded = sam.get_vision_features((images[i : i + 1] - 0.5) / 0.5)
+        levels, positions = ([x.expand(count, -1, -1, -1) for x in xs] for xs in (encoded.fpn_hidden_states, encoded.fpn_position_encoding))
+        embeds = Sam3VisionEncoderOutput(fpn_hidden_states=tuple(levels), fpn_position_encoding=tuple(positions))
+        whole = sam(vision_embeds=embeds, input_ids=text.input_ids, attention_mask=text.attention_mask, **boxes)
+        yield semantic_logits(sam, pixels)[rows], whole.semantic_seg
+        yield mask_logits(sam, pixels, decoded.queries)[rows], whole.pred_masks
+        yield decoded.presence[rows], whole.presence_logits
+        yield score(sam, decoded, fused)[rows], whole.pred_logits
+
+
+@torch.no_grad()
+def test_the_stages_equal_sam3_forward_bit_for_bit(model):
+    for ours, theirs in stages_and_forward(model, torch.from_numpy(tiles(1)[0]), WORDS):
+        assert torch.equal(ours, theirs)
+
+
+@torch.no_grad()
+def test_several_images_with_several_prompts_equal_one_by_one(model):
+    for ours, theirs in stages_and_forward(model, torch.from_numpy(tiles(3)[0]), WORDS):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_geometry_token_is_that_of_a_box_labelled_minus_ten(model):
+    geometry = {"input_boxes": torch.zeros(1, 1, 4), "input_boxes_labels": torch.full((1, 1), -10)}
+    images = torch.from_numpy(tiles(2)[0])
+    for ours, theirs in stages_and_forward(model, images, WORDS, **geometry):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    plain, with_token = (segmenter_of(model, f"scoring.geometry_token={value}").segment(*tiles(1), EACH) for value in ("false", "true"))
+    assert np.abs(plain - with_token).max() > 1e-3
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_stages_equal_sam3_forward_bit_for_bit_at_full_width():
+    torch.manual_seed(0)
+    config = Sam3Config()
+    config.text_config.vocab_size = 74
+    config.text_config.bos_token_id, config.text_config.eos_token_id, config.text_config.pad_token_id = 72, 73, 73
+    full = FullSam3(Sam3Model(config).eval(), letter_tokenizer())
+    for ours, theirs in stages_and_forward(full, torch.from_numpy(tiles(1, 1008, 1008)[0]), ("road",)):
+        assert torch.equal(ours, theirs)
+
+
+def test_an_image_is_encoded_once_and_a_text_once_whatever_the_number_of_prompts(model, monkeypatch):
+    images, texts = [], []
+    monkeypatch.setattr(model, "encode_images", lambda x, r=None, f=model.encode_images: images.append(len(x)) or f(x, r))
+    monkeypatch.setattr(model, "encode_text", lambda words, f=model.encode_text: texts.append(words) or f(words))
+    loaded = segmenter_of(model, "prompt_batch=1")
+    for _ in range(2):
+        loaded.segment(*tiles(3), EACH)
+    assert images == [3, 3]
+    assert texts == [WORDS]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_prompts_in_batches_give_what_all_at_once_gives(model, batch):
+    all_at_once = segmenter_of(model).segment(*tiles(2), EACH)
+    np.testing.assert_allclose(segmenter_of(model, f"prompt_batch={batch}").segment(*tiles(2), EACH), all_at_once, atol=1e-5)
+
+
+class SmallCard:
+    """A mask decoder stage that has room for so many rows and no more."""
+
+    def __init__(self, rows, error):
+        self.rows, self.error, self.seen = rows, error, []
+
+    def __call__(self, sam, pyramid, fused):
+        self.seen.append(len(fused.tokens))
+        if len(fused.tokens) > self.rows:
+            raise self.error
+        return embed_pixels(sam, pyramid, fused)
+
+
+NO_ROOM = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+
+
+@pytest.mark.parametrize("error", NO_ROOM, ids=["cuda", "cpu"])
+def test_out_of_memory_halves_the_prompts_and_goes_on(model, monkeypatch, error):
+    whole = segmenter_of(model).segment(*tiles(2), EACH)
+    card = SmallCard(2, error)
+    monkeypatch.setattr(segmenter, "embed_pixels", card)
+    loaded = segmenter_of(model)
+    np.testing.assert_allclose(loaded.segment(*tiles(2), EACH), whole, atol=1e-5)
+    assert card.seen == [6, 2, 2, 2]
+    card.seen.clear()
+    loaded.segment(*tiles(2), EACH)
+    assert card.seen == [2, 2, 2], "the size that fits is remembered"
+
+
+def test_where_one_prompt_does_not_fit_the_tiles_are_halved_too(model, monkeypatch):
+    whole = segmenter_of(model).segment(*tiles(2), EACH)
+    monkeypatch.setattr(segmenter, "embed_pixels", SmallCard(1, NO_ROOM[0]))
+    np.testing.assert_allclose(segmenter_of(model).segment(*tiles(2), EACH), whole, atol=1e-5)
+
+
+def test_what_does_not_fit_at_all_is_said(model, monkeypatch):
+    monkeypatch.setattr(segmenter, "embed_pixels", SmallCard(0, NO_ROOM[0]))
+    with pytest.raises(torch.OutOfMemoryError):
+        segmenter_of(model).segment(*tiles(2), EACH)
+
+
+def test_another_error_is_not_taken_for_memory():
+    with pytest.raises(RuntimeError, match="shapes"):
+        Batches(None).run(lambda part: (_ for _ in ()).throw(RuntimeError("shapes do not match")), 4)
+
+
+@torch.no_grad()
+def test_absent_prompts_get_no_mask_and_the_others_keep_theirs(model, monkeypatch):
+    images, valid = tiles(2)
+    everything = segmenter_of(model, "scoring.absent_below=0").segment(images, valid, EACH)
+    sam, pyramid = model.head, model.encode_images(torch.from_numpy(images))
+    presence = torch.sigmoid(decode(sam, fuse(sam, pyramid, model.encode_text(WORDS))).presence[:, 0])
+    least = float(presence.sort().values[2:4].mean())
+    rows = []
+    monkeypatch.setattr(segmenter, "embed_pixels", lambda s, p, fused: rows.append(len(fused.tokens)) or embed_pixels(s, p, fused))
+    found = segmenter_of(model, f"scoring.absent_below={least}").segment(images, valid, EACH)
+    there = (presence >= least).view(2, 3).numpy()
+    assert rows == [3]
+    assert (found[~there] == 0).all()
+    np.testing.assert_allclose(found[there], everything[there], atol=1e-6)
+    assert everything[~there].max() <= least, "nothing that is left out could have scored higher than the limit"
+    assert (segmenter_of(model, "scoring.absent_below=1").segment(images, valid, EACH) == 0).all()
+
+
+@pytest.mark.parametrize("least", [0.0, 0.02])
+def test_the_best_queries_alone_give_the_masks_that_all_give(model, least):
+    all_of_them = segmenter_of(model, f"scoring.query_threshold={least}", "scoring.top_queries=12").segment(*tiles(2), EACH)
+    without = segmenter_of(model, "scoring.instances=false").segment(*tiles(2), EACH)
+    assert np.abs(all_of_them - without).max() > 1e-3, "instances matter here"
+    fewer = segmenter_of(model, f"scoring.query_threshold={least}", "scoring.top_queries=3").segment(*tiles(2), EACH)
+    assert (fewer <= all_of_them + 1e-6).all()
+    assert (fewer >= without - 1e-6).all()
+
+
+@torch.no_grad()
+def test_masks_of_some_queries_are_those_of_all(model):
+    sam, pyramid = model.head, model.encode_images(torch.from_numpy(tiles(1)[0]))
+    fused = fuse(sam, pyramid, model.encode_text(WORDS))
+    queries, pixels = decode(sam, fused).queries, embed_pixels(sam, pyramid, fused)
+    torch.testing.assert_close(mask_logits(sam, pixels, queries[:, 4:7]), mask_logits(sam, pixels, queries)[:, 4:7], atol=1e-5, rtol=0)
+
+
+def test_synonyms_are_folded_by_their_maximum(model):
+    apart = segmenter_of(model).segment(*tiles(2), EACH)
+    folded = segmenter_of(model).segment(*tiles(2), class_set(("road", "roof"), ("river",)))
+    np.testing.assert_allclose(folded[:, 0], np.maximum(apart[:, 0], apart[:, 2]), atol=1e-6)
+
+
+def test_bfloat16_is_near_float32_and_comes_back_as_float32(model):
+    exact, rough = (segmenter_of(model, f"dtype={dtype}").segment(*tiles(2), EACH) for dtype in ("float32", "bfloat16"))
+    assert rough.dtype == np.float32
+    assert 0 < np.abs(exact - rough).max() < 0.05
+
+
+@pytest.mark.parametrize(("height", "width"), [(SIDE, SIDE), (40, 56), (100, 31), (1, 1)])
+def test_a_tile_of_any_size_is_fitted_into_the_models_square(model, height, width):
+    got = segmenter_of(model).segment(*tiles(2, height, width), EACH)
+    assert got.shape == (2, 3, height, width)
+    assert 0 <= got.min() <= got.max() <= 1
+    fitted, size = model.fit(torch.from_numpy(tiles(2, height, width)[0]))
+    assert fitted.shape == (2, 3, SIDE, SIDE)
+    assert size == (max(height, width),) * 2
+
+
+def test_a_prompt_that_is_too_long_is_refused(model):
+    with pytest.raises(SegmenterError, match="at most 32 tokens"):
+        model.encode_text(["road", "a" * 40])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("sam3"))
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    for file in saved.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def test_a_folder_is_found_described_and_runs(folder, model):
+    provider = find_provider(str(folder))
+    info = provider.info()
+    assert (info.name, info.tile_px, info.vocabulary, info.gsd_m) == ("sam3", SIDE, None, None)
+    check_vocabulary(info, class_set(("any text at all",)))
+    got = provider.load(options_of(), 1).segment(*tiles(2), EACH)
+    np.testing.assert_array_equal(got, segmenter_of(model).segment(*tiles(2), EACH))
+
+
+def test_the_image_model_is_taken_out_of_a_folder_with_the_video_tracker(folder, model):
+    """The hub's own folder: a sam3_video configuration, the image model's weights under `detector_model.`."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({"model_type": "sam3_video", "detector_config": config}))
+    weights = {f"detector_model.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(weights | {"tracker_model.unused": torch.zeros(3)}, folder / "model.safetensors", metadata={"format": "pt"})
+    assert find_provider(str(folder)).info().tile_px == SIDE
+    found = find_provider(str(folder)).load(options_of(), 1)
+    np.testing.assert_array_equal(found.segment(*tiles(1), EACH), segmenter_of(model).segment(*tiles(1), EACH))
+
+
+def test_the_digest_follows_the_content_of_every_file(folder):
+    before = sam3_digest(folder)
+    assert sam3_digest(folder) == before
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert sam3_digest(folder) != before
+
+
+def _drop_weights(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _drop_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+
+
+def _spoil_weights(folder):
+    (folder / "model.safetensors").write_bytes(b"junk")
+
+
+def _other_config(folder):
+    (folder / "config.json").write_text('{"model_type": "sam3", "vision_config": null}')
+
+
+def _lose_a_tensor(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("text_projection.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_drop_weights, r"\.safetensors.*pytorch_model\.bin"),
+        (_drop_tokenizer, "tokenizer"),
+        (_spoil_weights, "transformers' format"),
+        (_other_config, r"config\.json of SAM 3"),
+        (_lose_a_tensor, r"text_projection\.weight"),
+    ],
+)
+def test_a_wrong_folder_is_one_line_that_names_it(folder, spoil, message):
+    spoil(folder)
+    provider = sam3_provider(folder)
+    with pytest.raises(SegmenterError, match=message) as caught:
+        (provider.info(), provider.load(options_of(), 1))
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_folder_is_said_with_what_else_may_be_named(tmp_path):
+    with pytest.raises(SegmenterError, match="a folder"):
+        find_provider(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [("GatedRepoError", "hf auth login"), ("LocalEntryNotFoundError", "--model FOLDER"), ("HfHubHTTPError", "--model FOLDER")],
+)
+def test_without_login_or_network_it_says_what_to_do(monkeypatch, error, message):
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    def refuse(*args, local_files_only=False, **kwargs):
+        kind = errors.LocalEntryNotFoundError if local_files_only else getattr(errors, error)
+        raise kind.__new__(kind)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(SegmenterError, match=message) as caught:
+        fetch_sam3()
+    assert "\n" not in str(caught.value)
+    assert hub.REPOSITORY in str(caught.value)
+
+
+def test_the_hubs_cache_is_used_without_a_network(folder, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **kwargs: asked.append(kwargs) or str(folder))
+    assert sam3_provider(None).info().tile_px == SIDE
+    assert [kwargs["local_files_only"] for kwargs in asked] == [True]
+
+
+def test_load_gives_float32_weights_in_evaluation(folder):
+    loaded = load_sam3(folder)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert small_sam().num_parameters() == loaded.head.num_parameters()
