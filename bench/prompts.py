@@ -4,7 +4,8 @@
 
 `re-encode` encodes the image again for every prompt, as samgeo and LAM do; `one by one` encodes it once and runs all of the
 head for one prompt after the other, as SegEarth-OV-3 does. Both go through `Sam3Model.forward` and fold the same maps. `ratio`
-is the time of ten classes over that of one. SAM 3 has random weights: its times are real, its answers are not. Medians of
+is the time of ten classes over that of one. Every prompt counts as present (`scoring.absent_below=0`), as if each class were on
+each tile: absent ones would cost less. SAM 3 has random weights: its times are real, its answers are not. Medians of
 `--rounds` interleaved rounds, so that a noisy machine is noisy to all.
 """
 
@@ -40,7 +41,7 @@ H100_BF16_FLOPS = 989e12
 
 def load(model: str, threads: int | None, *, every_query: bool) -> PromptedSegmenter:
     """The segmenter; `every_query` makes all of the best queries get a mask, as in an image full of objects."""
-    sets = ["refine.preset=none", *(["scoring.query_threshold=0"] if every_query else [])]
+    sets = ["refine.preset=none", "scoring.absent_below=0", *(["scoring.query_threshold=0"] if every_query else [])]
     options = load_settings(sets=sets).options
     if model == "rs-tiny":
         return cast("PromptedSegmenter", tiny_provider(None).load(options, threads))

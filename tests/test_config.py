@@ -3,6 +3,7 @@ import yaml
 
 from rs_pipeline.config import RunSettings, configs_folder, load_settings
 from rs_pipeline.errors import ConfigError
+from rs_pipeline.options import RefineSettings
 from rs_pipeline.vocabulary import load_vocabulary
 
 
@@ -12,6 +13,9 @@ def test_the_shipped_file_holds_every_setting_and_nothing_else():
     for name, field in RunSettings.model_fields.items():
         if hasattr(field.annotation, "model_fields"):
             assert set(shipped[name]) == set(field.annotation.model_fields)
+    for name, field in RefineSettings.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            assert set(shipped["refine"][name]) == set(field.annotation.model_fields)
 
 
 def test_later_wins_file_flags_set(tmp_path):
@@ -94,3 +98,66 @@ def test_a_vocabulary_of_ones_own_by_path(tmp_path):
     mine.write_text("quay:\n  prompts: []\n  colour: red\n")
     with pytest.raises(ConfigError, match=r"quay\.prompts"):
         load_vocabulary(str(mine))
+
+
+PRESETS = sorted(p.stem for p in (configs_folder() / "refine").glob("*.yaml"))
+
+
+def test_the_presets_that_are_promised_are_there():
+    assert {"none", "smooth", "lowpass", "clip", "laplacian", "guided", "recommended"} <= set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_loads_and_does_what_its_name_says(name):
+    refine = load_settings(flags={"refine.preset": name}).refine
+    assert refine.preset == name
+    expected = {"none": (), "guided": ("reweight",)}.get(name, (name,))
+    if name != "recommended":
+        assert refine.active == expected
+
+
+def test_a_preset_is_the_ground_and_later_settings_change_it(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("steps: [laplacian, smooth]\nlaplacian: {temperature: 3}\n")
+    refine = load_settings(flags={"refine.preset": str(mine)}, sets=["refine.smooth.strength=0.7"]).refine
+    assert refine.active == ("laplacian", "smooth")
+    assert (refine.laplacian.temperature, refine.smooth.strength) == (3, 0.7)
+    file = tmp_path / "run.yaml"
+    file.write_text(f"refine: {{preset: {mine}, smooth: {{at: backbone}}}}\n")
+    assert load_settings(file).refine.smooth.at == "backbone"
+
+
+def test_a_preset_may_speak_of_models_one_by_one(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("models:\n  rs-tiny: {steps: [smooth]}\n")
+    flags = {"refine.preset": str(mine)}
+    assert load_settings(flags=flags).refine.active == ("smooth",)
+    assert load_settings(flags=flags | {"model": "sam3"}).refine.active == ()
+
+
+def test_strength_zero_takes_a_step_out():
+    refine = load_settings(flags={"refine.preset": "smooth"}, sets=["refine.smooth.strength=0"]).refine
+    assert refine.steps == ("smooth",)
+    assert refine.active == ()
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["refine.preset=smoth"], "guided, laplacian"),
+        (["refine.preset=none", "refine.smooth.strength=0.1"], "refine.steps=[smooth]"),
+        (["refine.preset=smooth", "refine.smooth.strenth=0.1"], "Did you mean 'refine.smooth.strength'"),
+        (["refine.preset=smooth", "refine.smooth.strength=-1"], "greater than or equal to 0"),
+        (["refine.preset=lowpass", "refine.lowpass.strength=1.5"], "less than or equal to 1"),
+        (["refine.steps=[smooth, smooth]"], "each step once"),
+        (["refine.steps=[smoth]"], "refine.steps"),
+        (["refine.steps=[query_gate]", "refine.query_gate.by=mlp"], "needs weights"),
+        (["scoring.absent_below=2"], "less than or equal to 1"),
+        (["dtype=float16"], "bfloat16"),
+    ],
+)
+def test_a_bad_refinement_is_one_line_that_says_what_to_do(sets, message):
+    with pytest.raises(ConfigError) as caught:
+        load_settings(sets=sets)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -350,3 +350,21 @@ def test_load_gives_float32_weights_in_evaluation(folder):
     loaded = load_sam3(folder)
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     assert small_sam().num_parameters() == loaded.head.num_parameters()
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_gives_the_same_scores(folder):
+    compiled = sam3_provider(folder).load(options_of("compile=true"), 2)
+    np.testing.assert_allclose(
+        compiled.segment(*tiles(2), EACH), sam3_provider(folder).load(options_of(), 2).segment(*tiles(2), EACH), atol=1e-4
+    )
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_cpus_scores_and_bfloat16_comes_near_them(folder):
+    def on(*sets):
+        return sam3_provider(folder).load(load_settings(sets=["refine.preset=none", *sets]).options, 2).segment(*tiles(2), EACH)
+
+    cpu = on("device=cpu")
+    np.testing.assert_allclose(on("device=cuda", "dtype=float32"), cpu, atol=1e-3)
+    assert 0 < np.abs(on("device=cuda") - cpu).max() < 0.05

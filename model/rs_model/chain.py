@@ -94,17 +94,24 @@ class Chain:
         """Class maps (N, K, H, W) of images (N, 3, H, W) in [0, 1]; `words` are the prompts of each class."""
         if "clip" not in self._steps or self.clip is None:
             return probabilities
-        settings = self.settings.clip
+        # In float32: a scale of 40 makes bfloat16's third digit of a cosine a third of a logit.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._constrained(self.clip, probabilities, images, pyramid, words)
+
+    def _constrained(
+        self, clip: DenseClipLike, probabilities: Tensor, images: Tensor, pyramid: Pyramid, words: Sequence[Sequence[str]]
+    ) -> Tensor:
+        settings, tokens = self.settings.clip, pyramid.tokens.float()
         proxy = settings.fusion == "proxy"
-        features = self.clip.proxy_features(images, pyramid.tokens, pyramid.grid) if proxy else self.clip.features(images)
+        features = clip.proxy_features(images, tokens, pyramid.grid) if proxy else clip.features(images)
         class_of_text = [k for k, group in enumerate(words) for _ in group] + [-1] * len(settings.contrast)
-        texts = self.clip.encode_texts([word for group in words for word in group] + list(settings.contrast))
+        texts = clip.encode_texts([word for group in words for word in group] + list(settings.contrast))
         size = (probabilities.shape[-2], probabilities.shape[-1])
         prior = class_prior(features, texts, class_of_text, len(words), settings.scale, size)
         strength: float | Tensor = settings.strength
         if settings.gate:
             # On CLIP's own features: those gathered by the tokens' affinity would agree with themselves.
-            trust = agreement(pyramid.tokens, pyramid.grid, self.clip.features(images) if proxy else features)
+            trust = agreement(tokens, pyramid.grid, clip.features(images) if proxy else features)
             strength = strength * functional.interpolate(trust, size, mode="bilinear", align_corners=False)
         return fuse_loglinear(probabilities, prior, strength)
 
