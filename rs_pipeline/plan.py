@@ -38,8 +38,6 @@ TILE_FORMAT = 2
 STORES = ".tiles"
 _PROCESS_BYTES = 850e6
 """A worker before its first tile: torch and the other libraries, 0.6 GB, and GDAL's cache."""
-_FEATURES_PER_PX = 160
-"""float32 that rs-tiny holds per pixel of a batch at its peak, as measured."""
 MAX_GRID_PX = 10**12
 _SMALL_GRID_PX = 1024**2
 """Grids up to this size are looked at pixel by pixel while planning."""
@@ -110,7 +108,7 @@ def plan_run(settings: RunSettings) -> RunPlan:
     run_key = _digest({"tiles": tile_key, "scenes": names, "classes": classes.to_list(), "vectors": settings.vectors.model_dump()})
     run_id = f"{re.sub(r'[^a-z0-9]+', '-', '-'.join(classes.names))[:60].strip('-')}-{run_key[:8]}"
     out = Path(settings.out).absolute() if settings.out else outputs / run_id
-    estimate = _estimate(plan, tiles, classes, crew, settings)
+    estimate = _estimate(plan, tiles, classes, info, crew, settings)
     existing = check_free(out, run_key, overwrite=settings.overwrite)
     check_room(out, estimate.disk_bytes if existing is None else 0, f"a grid of {grid.height} x {grid.width} px, {tiles} tiles")
     job = Job(outputs / STORES / tile_key[:16], plan, prepared, classes, settings.model, info.weights_sha256, options, crew.threads)
@@ -215,12 +213,12 @@ def _digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _estimate(plan: TilePlan, tiles: int, classes: ClassSet, crew: Crew, settings: RunSettings) -> Estimate:
+def _estimate(plan: TilePlan, tiles: int, classes: ClassSet, info: ModelInfo, crew: Crew, settings: RunSettings) -> Estimate:
     bands = len(classes) + 1
     grid = plan.grid
     context_px = min(plan.tile_px, grid.height) * min(plan.tile_px, grid.width)
     covered_px = min(tiles * plan.stride_px**2, grid.height * grid.width)
     block_px = min(settings.vectors.block_px**2, grid.height * grid.width)
-    batch = settings.workers.batch_size * context_px * 4 * (_FEATURES_PER_PX + 4 * len(classes))
-    memory = crew.count * (_PROCESS_BYTES + CACHE_BYTES + batch) + block_px * (bands * 8 + 24)
+    batch = settings.workers.batch_size * context_px * (info.bytes_per_px + 16 * len(classes))
+    memory = crew.count * (_PROCESS_BYTES + info.weights_bytes + CACHE_BYTES + batch) + block_px * (bands * 8 + 24)
     return Estimate(disk_bytes=round(tiles * context_px * bands + covered_px * (bands + 1) * 0.5), memory_bytes=round(memory))

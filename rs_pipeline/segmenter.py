@@ -42,6 +42,10 @@ class ModelInfo:
     """Side of the square input it was trained on, pixels."""
     vocabulary: tuple[str, ...] | None
     """Every word the model knows, or None when it takes any text."""
+    weights_bytes: int = 0
+    """What the loaded weights take."""
+    bytes_per_px: int = 640
+    """Memory at the peak of a forward pass for each pixel of a batch, whatever the number of classes; for the estimate of a dry run."""
     refinements: tuple[str, ...] = ()
     """Refinement steps it can do (`rs_pipeline.options.Step`)."""
     fuller_model: str | None = None

@@ -107,6 +107,17 @@ def test_the_stages_equal_sam3_forward_bit_for_bit_at_full_width():
         assert torch.equal(ours, theirs)
 
 
+@torch.no_grad()
+def test_the_encoders_first_attention_runs_once_per_image_and_leaves_no_hook(model):
+    attention, seen = model.head.detr_encoder.layers[0].self_attn, []
+    counter = attention.q_proj.register_forward_hook(lambda module, args, out: seen.append(len(out)))
+    fuse(model.head, model.encode_images(torch.from_numpy(tiles(2)[0])), model.encode_text(WORDS))
+    counter.remove()
+    assert seen == [2]
+    assert not attention._forward_pre_hooks
+    assert not attention._forward_hooks
+
+
 def test_an_image_is_encoded_once_and_a_text_once_whatever_the_number_of_prompts(model, monkeypatch):
     images, texts = [], []
     monkeypatch.setattr(model, "encode_images", lambda x, r=None, f=model.encode_images: images.append(len(x)) or f(x, r))

@@ -51,7 +51,7 @@ class PromptedSegmenter:
             raise SegmenterError("a model with a geometry encoder", "scoring.geometry_token=true", "Set it to false.")
         self.with_instances = model.has_trained_queries if scoring.instances is None else scoring.instances
         half = options.dtype == "bfloat16" or (options.dtype == "auto" and device.type == "cuda")
-        self._precision = torch.autocast(device.type, torch.bfloat16, enabled=half)
+        self.precision = torch.autocast(device.type, torch.bfloat16, enabled=half)
         self._tiles, self._prompts = Batches(None), Batches(options.prompt_batch)
         self._texts: dict[tuple[str, ...], Prompts] = {}
 
@@ -67,8 +67,8 @@ class PromptedSegmenter:
             torch.set_num_threads(self.threads)  # here, not when loaded: OpenMP keeps the number per calling thread
         seen = np.where(valid[:, None], images, np.float32(0))
         words = [c.prompts for c in classes]
-        with self._precision:
-            prompts = self._encode(tuple(word for group in words for word in group))
+        with self.precision:
+            prompts = self.encode_texts(classes)
             maps = self._tiles.run(lambda part: self._segment(torch.from_numpy(seen[part]).to(self.device), prompts, words), len(seen))
         return np.concatenate([part.float().cpu().numpy() for part in maps])
 
@@ -98,9 +98,18 @@ class PromptedSegmenter:
             maps[present] = word_probability(semantic_logits(sam, pixels), presence, size, instances, scoring.presence_power)
         return maps.view(len(pyramid.position), len(prompts), *size)
 
-    def _encode(self, words: tuple[str, ...]) -> Prompts:
+    @torch.inference_mode()
+    def encode_texts(self, classes: ClassSet) -> Prompts:
+        """The classes' prompts, in order; each set of them is encoded once.
+
+        Raises
+        ------
+        SegmenterError: a word that the model does not know, or a text that is too long.
+        """
+        words = tuple(word for c in classes for word in c.prompts)
         if words not in self._texts:
-            self._texts[words] = self.model.encode_text(words)
+            with self.precision:
+                self._texts[words] = self.model.encode_text(words)
         return self._texts[words]
 
 

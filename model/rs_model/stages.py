@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Sam3Model
 from transformers.masking_utils import create_bidirectional_mask
@@ -108,14 +109,39 @@ def fuse(sam: Sam3Model, pyramid: Pyramid, prompts: Prompts, *, geometry_token: 
         token = _geometry(sam, pyramid)
         features = torch.cat([text.features, token.features.repeat_interleave(count, 0)], 1)
         text = Prompts(features, torch.cat([text.mask, token.mask.repeat_interleave(count, 0)], 1))
-    fused = sam.detr_encoder(
-        vision_features=[pyramid.levels[2].repeat_interleave(count, 0)],
-        text_features=text.features,
-        vision_pos_embeds=[pyramid.position.repeat_interleave(count, 0)],
-        text_mask=text.mask,
-    )
+    with _once_per_image(cast("nn.Module", sam.detr_encoder.layers[0].self_attn), count):
+        fused = sam.detr_encoder(
+            vision_features=[pyramid.levels[2].repeat_interleave(count, 0)],
+            text_features=text.features,
+            vision_pos_embeds=[pyramid.position.repeat_interleave(count, 0)],
+            text_mask=text.mask,
+        )
     image = torch.arange(images, device=text.mask.device).repeat_interleave(count)
     return Fused(fused.last_hidden_state, fused.pos_embeds_flattened, text, image, fused.spatial_shapes)
+
+
+@contextmanager
+def _once_per_image(attention: nn.Module, prompts: int) -> Iterator[None]:
+    """Inside, an attention that has met no prompt yet is computed for one row of each image and repeated for its others.
+
+    The first layer of the DETR encoder looks at the image before it looks at the text: a sixth of SAM 3's encoder, half of rs-tiny's.
+    """
+    if prompts == 1 or attention.training:
+        yield
+        return
+
+    def one_row(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, kwargs | {name: kwargs[name][::prompts] for name in ("query", "key", "value")}
+
+    def all_rows(_module: nn.Module, _args: tuple[Any, ...], out: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+        return out[0].repeat_interleave(prompts, 0), out[1]
+
+    hooks = [attention.register_forward_pre_hook(one_row, with_kwargs=True), attention.register_forward_hook(all_rows)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _geometry(sam: Sam3Model, pyramid: Pyramid) -> Prompts:
