@@ -34,6 +34,24 @@ def test_law_5_a_failed_tile_is_not_observed_and_is_listed(make_scene, settings_
     assert summary["tiles"]["computed"] == 12 - len(failed)
 
 
+def test_a_tile_that_cannot_be_read_does_not_take_its_batch_with_it(make_scene, settings_for, monkeypatch):
+    from rs_pipeline.inference import OpenJob
+
+    read_tile, tries = OpenJob.read_tile, []
+
+    def read(opened, tile):
+        if tile.index == 5:
+            tries.append(tile.index)
+            raise RasterError("readable pixels", "a damaged block", "Copy it again.")
+        return read_tile(opened, tile)
+
+    monkeypatch.setattr(OpenJob, "read_tile", read)
+    summary = run(settings_for(make_scene(), **{"workers.batch_size": 4, "workers.retries": 2}))
+    assert [f["index"] for f in summary["tiles"]["failed"]] == [5]
+    assert summary["tiles"]["computed"] == summary["tiles"]["planned"] - 1
+    assert len(tries) == 1 + 2
+
+
 def test_a_partial_run_done_again_tries_only_what_failed(make_scene, settings_for, monkeypatch):
     import fake_segmenter
 

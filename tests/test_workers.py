@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,6 +109,54 @@ def test_a_worker_with_other_weights_is_refused(make_scene, settings_for):
     with pytest.raises(SegmenterError, match="as the run was planned with"):
         execute(older, Silent())
     assert not plan.out.exists()
+
+
+def test_a_run_in_this_process_needs_no_scheduler(make_scene, tmp_path):
+    code = (
+        "import sys; from rs_pipeline.config import load_settings; from rs_pipeline.run import run\n"
+        f"flags = {{'source': ({str(make_scene())!r},), 'out': {str(tmp_path / 'run')!r}, 'classes': ('road',)}}\n"
+        "run(load_settings(None, flags | {'model': 'fake_segmenter:pointwise'}))\n"
+        "sys.exit('distributed' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_next_batch_is_read_while_the_model_computes_and_each_has_one_thread(make_scene, settings_for, monkeypatch):
+    import fake_segmenter
+
+    from rs_pipeline.inference import OpenJob
+
+    read_ahead, threads = threading.Event(), {"read": [], "segment": []}
+    read_tile, segment = OpenJob.read_tile, fake_segmenter.Pointwise.segment
+
+    def read(opened, tile):
+        threads["read"].append(threading.get_ident())
+        if len(threads["read"]) == 2:
+            read_ahead.set()
+        return read_tile(opened, tile)
+
+    def compute(segmenter, *batch):
+        threads["segment"].append(threading.get_ident())
+        assert read_ahead.wait(20)
+        return segment(segmenter, *batch)
+
+    monkeypatch.setattr(OpenJob, "read_tile", read)
+    monkeypatch.setattr(fake_segmenter.Pointwise, "segment", compute)
+    summary = run(settings_for(make_scene(), **{"workers.batch_size": 1}))
+    assert summary["status"] == "complete"
+    assert len(threads["segment"]) == summary["tiles"]["planned"]
+    assert len(set(threads["read"])) == len(set(threads["segment"])) == 1
+
+
+def test_a_worker_s_own_trouble_is_told_and_nothing_is_left(make_scene, settings_for, monkeypatch):
+    def broken(*args):
+        raise ImportError("no such library")
+
+    monkeypatch.setattr("rs_pipeline.inference.load_segmenter", broken)
+    settings = settings_for(make_scene())
+    with pytest.raises(ClusterError, match="workers that can run a task of this run; got ImportError: no such library"):
+        run(settings)
+    assert not Path(settings.out).exists()
 
 
 def test_nothing_is_kept_open_after_a_run_in_this_process(make_scene, settings_for):
