@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     presets = args.presets.split(",")
+    warnings.simplefilter("ignore")  # of images without a georeference: they get one
     reports = {place: effects(place, args.data, presets) for place in args.places.split(",")}
     print("| refinement | " + " | ".join(f"{place} ({report['images']} images)" for place, report in reports.items()) + " |")
     print("|---|" + "---|" * len(reports))

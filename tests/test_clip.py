@@ -8,10 +8,12 @@ import pytest
 import torch
 from rs_model.clip import OVERHEAD_TEMPLATES, DenseClip, load_dense_clip, proxy_weights
 from rs_model.refine.clip_fusion import CONTRAST, agreement, class_prior, cosines, fuse_loglinear, resample_tokens
+from run_folder import scores_of
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from rs_pipeline.errors import SegmenterError
+from rs_pipeline.run import run
 
 CPU = torch.device("cpu")
 ATTENTIONS = ("maskclip", "sclip", "clearclip")
@@ -438,3 +440,22 @@ def test_a_checkpoint_that_would_run_code_is_refused(config, tmp_path):
     torch.save({"state_dict": Harmful()}, path)
     refused(str(path), call=lambda: load_dense_clip(config, str(path), 64, "sclip", CPU))
     assert not (tmp_path / "made").exists()
+
+
+GATED = ("refine.clip.fusion=proxy", "refine.clip.gate=true", "refine.clip.contrast=[sky]")
+
+
+@pytest.mark.parametrize(("sets", "least"), [((), 20), (GATED, 2)], ids=["plain", "proxy, gated: random weights agree little"])
+def test_a_run_is_constrained_by_a_checkpoint_of_the_users(loaded, config, tmp_path, make_scene, settings_for, sets, least):
+    checkpoint = tmp_path / "clip.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in loaded.model.state_dict().items()}, checkpoint)
+    scene, shared = make_scene(), [f"refine.clip.model={config}", f"refine.clip.pretrained={checkpoint}", "refine.clip.image_px=64"]
+
+    def scores(name, preset, *more):
+        out, given = tmp_path / name, ["tile_px=96", f"refine.preset={preset}", *more]
+        run(settings_for(scene, sets=given, model="rs-tiny", classes=("road", "water"), out=str(out)))
+        return scores_of(out).astype(int)
+
+    plain, constrained = scores("plain", "none"), scores("clip", "clip", "refine.clip.strength=0.7", *shared, *sets)
+    assert abs(plain - constrained).max() > least
+    assert (constrained != 255).all()
