@@ -80,7 +80,7 @@ def _embeds(pyramid: Pyramid) -> Sam3VisionEncoderOutput:
 
 def loop(segmenter: PromptedSegmenter, images: np.ndarray, classes: ClassSet, *, reencode: bool) -> None:
     """One of the two loops, with the same precision and the same copies to and from the device."""
-    with torch.inference_mode(), segmenter.precision:
+    with torch.inference_mode(), segmenter.precision():
         prompts = segmenter.encode_texts(classes)
         forward_one_by_one(segmenter, torch.from_numpy(images).to(segmenter.device), prompts, reencode=reencode).float().cpu()
 

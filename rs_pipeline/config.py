@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from rs_pipeline.errors import ConfigError
 from rs_pipeline.options import Count, ModelOptions, Positive, RefineSettings, ScoringSettings, Section, Step
+from rs_pipeline.segmenter import model_kind
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -117,7 +118,8 @@ def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = 
     layers += [(_parse_set(text), f"--set {text}") for text in sets]
     merged = read_yaml(configs_folder() / "run.yaml")
     preset = _last(layers, merged, "refine", "preset")
-    _merge(merged["refine"], read_preset(str(preset), str(_last(layers, merged, "model"))), f"refinement preset {preset}", "refine.")
+    model = model_kind(str(_last(layers, merged, "model")))
+    _merge(merged["refine"], read_preset(str(preset), model), f"refinement preset {preset}", "refine.")
     for changes, where in layers:
         _merge(merged, changes, where)
     try:
@@ -139,14 +141,17 @@ def read_preset(name: str, model: str) -> dict[str, Any]:
     ConfigError: no such preset, or a file that is none.
     """
     folder = configs_folder() / "refine"
-    shipped = folder / f"{name}.yaml"
-    if not shipped.is_file() and not Path(name).is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise ConfigError(f"a refinement preset ({known}) or a YAML file", repr(name), "Choose one with --refine.")
-    preset = read_yaml(shipped if shipped.is_file() else Path(name))
-    chosen = (preset["models"] or {}).get(model, {}) if "models" in preset else preset
-    if not isinstance(chosen, dict):
-        raise ConfigError("a mapping of keys to values", f"{chosen!r} in preset {name}", "Compare it with configs/refine/smooth.yaml.")
+    known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if name not in known and not name.endswith((".yaml", ".yml")):
+        raise ConfigError(f"a refinement preset ({', '.join(known)}) or a YAML file", repr(name), "Choose one with --refine.")
+    preset = read_yaml(known.get(name, Path(name)))
+    if "models" not in preset:
+        return {**preset, "preset": name}
+    by_model = preset["models"]
+    chosen = by_model.get(model, {}) if isinstance(by_model, dict) else None
+    if len(preset) > 1 or not isinstance(chosen, dict):
+        fix = "Compare it with configs/refine/recommended.yaml."
+        raise ConfigError("models: alone, a mapping of model names to settings", f"another form in preset {name}", fix)
     return {**chosen, "preset": name}
 
 
@@ -155,8 +160,8 @@ def _refuse_idle(changes: Mapping[str, Any], refine: RefineSettings, where: str)
     if where.startswith("--set"):
         idle = (set(changes.get("refine") or ()) & set(get_args(Step))) - set(refine.steps)
         for step in idle:
-            done = ", ".join(refine.steps) or "none"
-            raise ConfigError(f"a setting of a step that is done ({done})", f"{step} in {where}", f"Add --set refine.steps=[{step}].")
+            done, more = ", ".join(refine.steps) or "none", ", ".join((*refine.steps, step))
+            raise ConfigError(f"a setting of a step that is done ({done})", f"{step} in {where}", f"Add --set 'refine.steps=[{more}]'.")
 
 
 def _last(layers: Iterable[tuple[Mapping[str, Any], str]], base: Mapping[str, Any], *keys: str) -> Any:

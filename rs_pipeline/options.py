@@ -19,6 +19,9 @@ TokenPlace = Literal["backbone", "encoder"]
 """Tokens of the image, once for all prompts; or tokens of image and prompt, after the DETR encoder."""
 Step = Literal["smooth", "lowpass", "laplacian", "reweight", "presence_gate", "query_gate", "prune", "clip"]
 
+GUIDED: tuple[Step, ...] = ("reweight", "presence_gate", "query_gate", "prune")
+"""Steps that look at the decoder's attention first."""
+
 
 class Section(BaseModel):
     """Settings that do not change once read, and that refuse keys nobody reads."""
@@ -51,12 +54,17 @@ class LaplacianSettings(Section):
     steps: Count
 
 
+class LookSettings(Section):
+    """What the guided steps make of the decoder's attention: how much each token was looked at."""
+
+    pooling: Literal["score", "mean", "max", "entropy"]
+    layers: Count
+
+
 class ReweightSettings(Section):
     """Attention patch reweighting."""
 
     strength: NotNegative
-    pooling: Literal["score", "mean", "max", "entropy"]
-    layers: Count
 
 
 class PresenceGateSettings(Section):
@@ -75,8 +83,8 @@ class QueryGateSettings(Section):
 
     @model_validator(mode="after")
     def _an_mlp_has_weights(self) -> Self:
-        if self.by == "mlp" and self.weights is None:
-            raise ValueError("by: mlp needs weights, a .safetensors file of the trained gate")
+        if (self.by == "mlp") != (self.weights is not None):
+            raise ValueError("by: mlp needs weights, a .safetensors file of the trained gate; by: attention has none")
         return self
 
 
@@ -108,6 +116,7 @@ class RefineSettings(Section):
     smooth: SmoothSettings
     lowpass: LowpassSettings
     laplacian: LaplacianSettings
+    look: LookSettings
     reweight: ReweightSettings
     presence_gate: PresenceGateSettings
     query_gate: QueryGateSettings
@@ -124,6 +133,11 @@ class RefineSettings(Section):
     def active(self) -> tuple[Step, ...]:
         """Steps that change something: those of strength 0 are left out, not multiplied by one."""
         return tuple(step for step in self.steps if getattr(self, step).strength > 0)
+
+    @property
+    def is_guided(self) -> bool:
+        """True where a step asks the decoder what it looked at."""
+        return not set(self.active).isdisjoint(GUIDED)
 
 
 class ScoringSettings(Section):

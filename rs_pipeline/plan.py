@@ -186,9 +186,11 @@ def _tile_key(plan: TilePlan, scenes: Sequence[SceneJob], classes: ClassSet, inf
             "scenes": [[s.info.key(), s.bands, s.opaque, s.stretch.low, s.stretch.high] for s in scenes],
             "prompts": [c.prompts for c in classes],
             "model": [info.name, info.weights_sha256],
-            "dtype": options.dtype,
+            # What auto means depends on the device.
+            "dtype": [options.dtype, options.device] if options.dtype == "auto" else options.dtype,
             "scoring": options.scoring.model_dump(exclude={"threshold"}),
             "refine": [[step, _step_facts(getattr(options.refine, step))] for step in options.refine.active],
+            "look": options.refine.look.model_dump() if options.refine.is_guided else None,
         }
     )
 

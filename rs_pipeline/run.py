@@ -102,7 +102,7 @@ def execute(plan: RunPlan, reporter: Reporter) -> dict[str, Any]:
 
 @contextmanager
 def _workers(plan: RunPlan) -> Iterator[Client | None]:
-    """The run's workers; None where the store has every tile already."""
+    """A client of the run's workers; None where this process is the worker, or the store has every tile already."""
     done = TileStore(plan.job.store).done()
     if all(tile.index in done for tile in plan.job.plan.tiles()):
         yield None
@@ -117,7 +117,11 @@ def is_complete(plan: RunPlan) -> bool:
 
 
 def infer_tiles(plan: RunPlan, client: Client | None, reporter: Reporter) -> Inference:
-    """Compute the tiles that are not in the store yet; `client` may be None where there are none.
+    """Compute the tiles that are not in the store yet.
+
+    Parameters
+    ----------
+    client: of the workers; None: this process is the worker.
 
     Raises
     ------
@@ -136,7 +140,7 @@ def infer_tiles(plan: RunPlan, client: Client | None, reporter: Reporter) -> Inf
         reporter.advance(len(batch.done) + len(batch.empty) + len(batch.failed))
 
     if todo:
-        failed = infer(client, plan.job.save(), todo, plan.settings.workers, on_batch) if client is not None else []
+        failed = infer(client, plan.job.save(), todo, plan.settings.workers, on_batch)
         lost = set(todo) - set(TileStore(plan.job.store).done()) - {index for index, _ in failed}
         result.failed = sorted(failed + [(index, "lost: no worker put it into the store") for index in lost])
     if result.failed and not (result.reused or result.computed):

@@ -104,6 +104,18 @@ def describe_models() -> dict[str, str]:
     return {name: entry.load()(None).description for name, entry in known_models().items()}
 
 
+def model_kind(model: str) -> str:
+    """The installed name of what `--model` names: itself, or for a folder of weights the model that its config.json is of."""
+    folder = Path(model)
+    try:
+        kind = json.loads((folder / "config.json").read_text())["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return model  # not a folder of weights: `find_provider` says what is wrong with it
+    names = {entry.value: name for name, entry in known_models().items()}
+    other = {entry.name: entry.value for entry in entry_points(group=TYPES_GROUP)}
+    return names.get(other.get(kind, ""), str(kind))
+
+
 def find_provider(model: str) -> Provider:
     """The provider for `--model`.
 

@@ -1,11 +1,13 @@
-"""Dask workers from configuration, and a sliding window of batches over them."""
+"""Workers from configuration, this process or Dask's, and a sliding window of batches over them."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 SMALL_JOB_TILES = 64
 MAX_LOCAL_WORKERS = 4
+Results = Generator[BatchResult, None, None]
+IN_HAND = 2
+"""Batches that a worker has in hand: while the model computes one, the next is read, or the last one written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +61,20 @@ def choose_crew(settings: WorkerSettings, tiles: int) -> Crew:
 
 
 @contextmanager
-def open_client(crew: Crew, settings: WorkerSettings) -> Iterator[Client]:
-    """A client of the crew's workers; what was started here is stopped at the end.
+def open_client(crew: Crew, settings: WorkerSettings) -> Iterator[Client | None]:
+    """A client of the crew's workers, None where this process is the worker; what was started here is stopped at the end.
 
     Raises
     ------
     ClusterError: the scheduler does not answer, has no workers, or the CUDA extra is not installed.
     """
+    if crew.kind == "in-process":
+        try:
+            yield None
+        finally:
+            # What a worker keeps open would outlive the run.
+            open_job.cache_clear()
+        return
     from distributed import Client
 
     # Lost connections are told by errors of our own; their tracebacks only bury those.
@@ -89,37 +101,29 @@ def open_client(crew: Crew, settings: WorkerSettings) -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
-    # In this process, what a worker keeps open would outlive the run.
-    open_job.cache_clear()
 
 
 def _cluster(crew: Crew, scratch: str) -> Any:
     from distributed import LocalCluster
 
+    everywhere = {"threads_per_worker": IN_HAND, "dashboard_address": None, "host": "127.0.0.1", "local_directory": scratch}
     if crew.kind == "cuda":
         try:
             from dask_cuda import LocalCUDACluster
         except ImportError as error:
             raise ClusterError("dask-cuda for --cluster cuda", f"{error}", "Install it: pip install 'rs-seg[cuda]'.") from error
-        return LocalCUDACluster(dashboard_address=None, host="127.0.0.1", local_directory=scratch)
-    return LocalCluster(
-        n_workers=crew.count,
-        threads_per_worker=1,
-        processes=crew.kind == "local",
-        dashboard_address=None,
-        host="127.0.0.1" if crew.kind == "local" else None,
-        memory_limit=0,
-        local_directory=scratch,
-    )
+        return LocalCUDACluster(**everywhere)
+    return LocalCluster(n_workers=crew.count, processes=True, memory_limit=0, **everywhere)
 
 
 def infer(
-    client: Client, job_path: Path, indices: Sequence[int], settings: WorkerSettings, on_batch: Callable[[BatchResult], None]
+    client: Client | None, job_path: Path, indices: Sequence[int], settings: WorkerSettings, on_batch: Callable[[BatchResult], None]
 ) -> list[tuple[int, str]]:
     """Compute tiles, a window of batches at a time, whatever their number.
 
     Parameters
     ----------
+    client: of the workers; None: this process is the worker.
     job_path: a saved `Job` that the workers can read too.
     on_batch: told of every batch that ended.
 
@@ -131,16 +135,46 @@ def infer(
     ------
     RsSegError: what no retry mends (a source changed, the store is full, the model does not load).
     """
+    batches = iter([tuple(indices[i : i + settings.batch_size]) for i in range(0, len(indices), settings.batch_size)])
+    failed: list[tuple[int, str]] = []
+    with closing(_here(job_path, batches, settings) if client is None else _elsewhere(client, job_path, batches, settings)) as results:
+        for result in results:
+            failed.extend(result.failed)
+            on_batch(result)
+    return failed
+
+
+def _here(job_path: Path, batches: Iterator[tuple[int, ...]], settings: WorkerSettings) -> Results:
+    """The batches' results in their order, computed in this process."""
+    hands, patient = ThreadPoolExecutor(IN_HAND, "rs-seg-hand"), True
+    try:
+        running = deque(hands.submit(infer_batch, job_path, batch, settings.retries) for batch in islice(batches, settings.ahead))
+        while running:
+            try:
+                result = running.popleft().result()
+            except RsSegError:
+                raise
+            except Exception as error:
+                raise _unfit(error) from error
+            running.extend(hands.submit(infer_batch, job_path, batch, settings.retries) for batch in islice(batches, 1))
+            yield result
+    except KeyboardInterrupt:
+        patient = False  # a large model may take minutes over what it has in hand
+        raise
+    finally:
+        hands.shutdown(wait=patient, cancel_futures=True)
+
+
+def _elsewhere(client: Client, job_path: Path, batches: Iterator[tuple[int, ...]], settings: WorkerSettings) -> Results:
+    """The batches' results as they come from Dask's workers."""
     from distributed import as_completed
 
-    batches = iter([tuple(indices[i : i + settings.batch_size]) for i in range(0, len(indices), settings.batch_size)])
     workers = max(1, len(client.scheduler_info()["workers"]))
 
     def submit(batch: tuple[int, ...]) -> Any:
         return client.submit(infer_batch, job_path, batch, settings.retries, pure=False)
 
     running = {submit(batch): batch for batch in islice(batches, workers * settings.ahead)}
-    failed: list[tuple[int, str]] = []
     suspects: list[int] = []
     finished = as_completed(list(running), loop=client.loop)
     for future in finished:
@@ -149,18 +183,14 @@ def infer(
         if result is None:
             suspects.extend(batch)
         else:
-            failed.extend(result.failed)
-            on_batch(result)
+            yield result
         for following in islice(batches, 1):
             new = submit(following)
             running[new] = following
             finished.add(new)
     for index in suspects:
         # Nothing else runs now: if the worker dies, it was this tile.
-        result = _outcome(submit((index,))) or BatchResult((), (), ((index, "KilledWorker: the worker died while computing it"),))
-        failed.extend(result.failed)
-        on_batch(result)
-    return failed
+        yield _outcome(submit((index,))) or BatchResult((), (), ((index, "KilledWorker: the worker died while computing it"),))
 
 
 def _outcome(future: Future[BatchResult]) -> BatchResult | None:
@@ -177,6 +207,11 @@ def _outcome(future: Future[BatchResult]) -> BatchResult | None:
         raise ClusterError("a scheduler that stays", f"the connection was lost ({error})", "Run again: finished tiles are kept.") from error
     except RsSegError:
         raise
-    except Exception as error:  # what a tile raises is caught where it is computed: this is the worker's own trouble
-        fix = "Install the same version, with the model, on every worker."
-        raise ClusterError("workers that can run a task of this run", f"{type(error).__name__}: {error}", fix) from error
+    except Exception as error:
+        raise _unfit(error) from error
+
+
+def _unfit(error: Exception) -> ClusterError:
+    """What a tile raises is caught where it is computed: this is the worker's own trouble."""
+    fix = "Install the same version, with the model, on every worker."
+    return ClusterError("workers that can run a task of this run", f"{type(error).__name__}: {error}", fix)

@@ -51,7 +51,9 @@ def letter_tokenizer():
 
 
 def small_full(side=SIDE, seed=0):
-    return FullSam3(small_sam(side, seed), letter_tokenizer()).eval()
+    full = FullSam3(small_sam(side, seed), letter_tokenizer()).eval()
+    full.tiles_on_cpu = None  # small enough for several
+    return full
 
 
 def write_folder(folder, side=SIDE):

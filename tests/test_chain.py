@@ -5,7 +5,7 @@ import pytest
 import torch
 from rs_model import chain as chain_module
 from rs_model.architecture import Architecture
-from rs_model.chain import GUIDED_STEPS, TOKEN_STEPS, Chain
+from rs_model.chain import TOKEN_STEPS, Chain
 from rs_model.refine.gates import QueryGate, save_query_gate
 from rs_model.segmenter import PromptedSegmenter
 from rs_model.stages import decode, fuse
@@ -16,9 +16,11 @@ from torch.nn import functional as F
 
 from rs_pipeline.classes import Class, ClassSet
 from rs_pipeline.config import load_settings
+from rs_pipeline.errors import SegmenterError
+from rs_pipeline.options import GUIDED
 
 SIDE = 64
-STEPS = (*TOKEN_STEPS, *GUIDED_STEPS, "clip")
+STEPS = (*TOKEN_STEPS, *GUIDED, "clip")
 CLASSES = ClassSet((Class(1, "road", ("road", "street"), (0, 0, 0), 0.5), Class(2, "water", ("water",), (0, 0, 0), 0.5)))
 
 
@@ -81,7 +83,7 @@ def test_a_token_step_changes_the_scores_at_either_place(model, step, place):
     assert np.abs(segment(model, [step], *sets, *more) - segment(model, [], *sets)).max() > 1e-3
 
 
-@pytest.mark.parametrize("step", GUIDED_STEPS)
+@pytest.mark.parametrize("step", GUIDED)
 def test_a_guided_step_changes_the_scores(model, step):
     changed = np.abs(segment(model, [step], f"refine.{step}.strength=0.6", "scoring.instances=true") - segment(model, []))
     assert changed.max() > 1e-4
@@ -152,6 +154,44 @@ def test_a_trained_query_gate_comes_from_its_file(model, tmp_path):
     sets = ("refine.query_gate.by=mlp", f"refine.query_gate.weights={tmp_path / 'gate.safetensors'}", "refine.query_gate.strength=1")
     by_attention = segment(model, ["query_gate"], "refine.query_gate.strength=1")
     assert np.abs(segment(model, ["query_gate"], *sets) - by_attention).max() > 1e-5
+
+
+def test_a_gate_of_another_model_is_refused_when_it_is_loaded(model, tmp_path):
+    save_query_gate(QueryGate(99), tmp_path / "gate.safetensors")
+    sets = ("refine.query_gate.by=mlp", f"refine.query_gate.weights={tmp_path / 'gate.safetensors'}")
+    with pytest.raises(SegmenterError, match="one of 99"):
+        segment(model, ["query_gate"], *sets)
+
+
+class FourTexts(FakeClip):
+    """A direction of its own for each text and each quarter of the image."""
+
+    names = ("road", "street", "water", "sky")
+
+    def features(self, images):
+        quarter = torch.arange(4).view(2, 2).repeat_interleave(4, 0).repeat_interleave(4, 1)
+        return F.one_hot(quarter, 4).float().expand(len(images), 8, 8, 4)
+
+    def proxy_features(self, images, tokens, grid):
+        return tokens.new_ones(len(images), 8, 8, 4) / 2
+
+    def encode_texts(self, names):
+        return F.one_hot(torch.tensor([self.names.index(name) for name in names]), 4).float()
+
+
+def test_each_class_meets_its_own_texts_and_contrast_meets_none(model):
+    got = segment(model, ["clip"], "refine.clip.strength=1", "refine.clip.scale=100", "refine.clip.contrast=[sky]", clip=FourTexts())
+    corners = got[0, :, [4, 4, SIDE - 5, SIDE - 5], [4, SIDE - 5, 4, SIDE - 5]]
+    assert corners.round(2).tolist() == [[1, 0], [1, 0], [0, 1], [0, 0]], "road, street, water, sky; clockwise by rows"
+
+
+def test_the_gate_looks_at_clips_own_features_even_in_the_proxy_form(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        chain_module, "agreement", lambda tokens, grid, features: seen.append(features) or features[..., :1].permute(0, 3, 1, 2)
+    )
+    segment(model, ["clip"], "refine.clip.fusion=proxy", "refine.clip.gate=true", clip=FourTexts())
+    assert torch.equal(seen[0], FourTexts().features(seen[0]))
 
 
 def test_clip_constrains_the_class_maps_log_linearly(model):

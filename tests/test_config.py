@@ -135,6 +135,30 @@ def test_a_preset_may_speak_of_models_one_by_one(tmp_path):
     assert load_settings(flags=flags | {"model": "sam3"}).refine.active == ()
 
 
+def test_a_preset_knows_a_model_by_its_folder_too(tmp_path):
+    from rs_model.weights import SHIPPED
+
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("models:\n  rs-tiny: {steps: [smooth]}\n  sam3: {steps: [lowpass]}\n")
+    sam3 = tmp_path / "sam3"
+    sam3.mkdir()
+    (sam3 / "config.json").write_text('{"model_type": "sam3_video"}')
+    for model, steps in ((SHIPPED, ("smooth",)), (sam3, ("lowpass",)), (tmp_path, ())):
+        assert load_settings(flags={"refine.preset": str(mine), "model": str(model)}).refine.active == steps
+
+
+@pytest.mark.parametrize(
+    "text", ["models: [rs-tiny]", "models: rs-tiny", "models: {rs-tiny: 3}", "steps: [smooth]\nmodels: {}", "- a", "{"]
+)
+def test_a_preset_of_another_form_is_one_line(tmp_path, text):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(flags={"refine.preset": str(mine)})
+    assert str(mine) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_strength_zero_takes_a_step_out():
     refine = load_settings(flags={"refine.preset": "smooth"}, sets=["refine.smooth.strength=0"]).refine
     assert refine.steps == ("smooth",)
@@ -146,6 +170,9 @@ def test_strength_zero_takes_a_step_out():
     [
         (["refine.preset=smoth"], "guided, laplacian"),
         (["refine.preset=none", "refine.smooth.strength=0.1"], "refine.steps=[smooth]"),
+        (["refine.preset=lowpass", "refine.smooth.strength=0.1"], "refine.steps=[lowpass, smooth]"),
+        (["refine.query_gate.weights=x.safetensors"], "by: attention has none"),
+        (["refine.preset=" + "x" * 300], "guided, laplacian"),
         (["refine.preset=smooth", "refine.smooth.strenth=0.1"], "Did you mean 'refine.smooth.strength'"),
         (["refine.preset=smooth", "refine.smooth.strength=-1"], "greater than or equal to 0"),
         (["refine.preset=lowpass", "refine.lowpass.strength=1.5"], "less than or equal to 1"),

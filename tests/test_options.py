@@ -29,10 +29,18 @@ def plan_of(make_scene, settings_for):
         ["dtype=bfloat16"],
         ["scoring.presence_power=2"],
         ["scoring.top_queries=3"],
+        ["device=cuda"],
     ],
 )
 def test_tiles_of_other_options_are_other_tiles(plan_of, sets):
     assert plan_of("refine.preset=none").job.store != plan_of("refine.preset=none", *sets).job.store
+
+
+@pytest.mark.parametrize("step", ["reweight", "presence_gate", "query_gate", "prune"])
+def test_how_attention_is_read_counts_for_every_step_that_reads_it(plan_of, step):
+    sets = [f"refine.steps=[{step}]", "refine.look.layers=1"]
+    assert plan_of(sets[0]).job.store != plan_of(*sets).job.store
+    assert plan_of("refine.preset=none").job.store == plan_of("refine.preset=none", "refine.look.layers=1").job.store
 
 
 @pytest.mark.parametrize(

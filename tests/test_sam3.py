@@ -15,12 +15,13 @@ from rs_model.segmenter import PromptedSegmenter
 from rs_model.stages import decode, embed_pixels, fuse, mask_logits, score, semantic_logits
 from safetensors.torch import load_file, save_file
 from small_sam3 import SIDE, letter_tokenizer, small_full, small_sam, write_folder
+from torch.nn import functional as F
 from transformers import Sam3Config, Sam3Model
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
 from rs_pipeline.classes import Class, ClassSet
 from rs_pipeline.config import load_settings
-from rs_pipeline.errors import SegmenterError
+from rs_pipeline.errors import SegmenterError, UsageError
 from rs_pipeline.segmenter import check_vocabulary, find_provider
 
 WORDS = ("road", "river", "roof")
@@ -119,6 +120,23 @@ def test_the_encoders_first_attention_runs_once_per_image_and_leaves_no_hook(mod
     assert not attention._forward_hooks
 
 
+@pytest.mark.parametrize(("height", "width"), [(SIDE, SIDE), (40, SIDE)])
+@torch.no_grad()
+def test_a_tile_scores_what_the_formula_says_of_transformers_own_outputs(model, height, width):
+    """METHODS.md section 0, written out from `Sam3Model.forward`: p · max(S, max of m r), presence once, upper left corner."""
+    images, valid = tiles(1, height, width)
+    found = segmenter_of(model, "scoring.query_threshold=0", "scoring.absent_below=0").segment(images, valid, EACH)
+    square = F.pad(torch.from_numpy(images), (0, 0, 0, SIDE - height), mode="replicate")
+    text = model.tokenizer(list(WORDS), padding="max_length", max_length=32, return_tensors="pt")
+    for k in range(len(WORDS)):
+        row = {"input_ids": text.input_ids[k : k + 1], "attention_mask": text.attention_mask[k : k + 1]}
+        out = model.head(pixel_values=(square - 0.5) / 0.5, **row)
+        p, r = out.presence_logits.sigmoid()[0, 0], out.pred_logits.sigmoid()[0, :, None, None]
+        semantic, masks = (F.interpolate(x, (SIDE, SIDE), mode="bilinear")[0].sigmoid() for x in (out.semantic_seg, out.pred_masks))
+        expected = p * torch.maximum(semantic[0], (masks * r).amax(0))
+        np.testing.assert_allclose(found[0, k], expected[:height, :width].numpy(), atol=1e-5)
+
+
 def test_an_image_is_encoded_once_and_a_text_once_whatever_the_number_of_prompts(model, monkeypatch):
     images, texts = [], []
     monkeypatch.setattr(model, "encode_images", lambda x, r=None, f=model.encode_images: images.append(len(x)) or f(x, r))
@@ -128,6 +146,14 @@ def test_an_image_is_encoded_once_and_a_text_once_whatever_the_number_of_prompts
         loaded.segment(*tiles(3), EACH)
     assert images == [3, 3]
     assert texts == [WORDS]
+
+
+def test_on_a_cpu_sam3_takes_tiles_one_by_one(model, monkeypatch):
+    seen, together = [], segmenter_of(model).segment(*tiles(3), EACH)
+    monkeypatch.setattr(model, "tiles_on_cpu", FullSam3.tiles_on_cpu)
+    monkeypatch.setattr(model, "encode_images", lambda x, r=None, f=model.encode_images: seen.append(len(x)) or f(x, r))
+    np.testing.assert_allclose(segmenter_of(model).segment(*tiles(3), EACH), together, atol=1e-5)
+    assert seen == [1, 1, 1]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -241,7 +267,7 @@ def test_a_tile_of_any_size_is_fitted_into_the_models_square(model, height, widt
 
 
 def test_a_prompt_that_is_too_long_is_refused(model):
-    with pytest.raises(SegmenterError, match="at most 32 tokens"):
+    with pytest.raises(UsageError, match="at most 32 tokens"):
         model.encode_text(["road", "a" * 40])
 
 
@@ -263,7 +289,8 @@ def test_a_folder_is_found_described_and_runs(folder, model):
     assert (info.name, info.tile_px, info.vocabulary, info.gsd_m) == ("sam3", SIDE, None, None)
     check_vocabulary(info, class_set(("any text at all",)))
     got = provider.load(options_of(), 1).segment(*tiles(2), EACH)
-    np.testing.assert_array_equal(got, segmenter_of(model).segment(*tiles(2), EACH))
+    one_by_one = np.concatenate([segmenter_of(model).segment(*(part[i : i + 1] for part in tiles(2)), EACH) for i in range(2)])
+    np.testing.assert_array_equal(got, one_by_one)
 
 
 def test_the_image_model_is_taken_out_of_a_folder_with_the_video_tracker(folder, model):
@@ -349,6 +376,23 @@ def test_without_login_or_network_it_says_what_to_do(monkeypatch, error, message
     assert hub.REPOSITORY in str(caught.value)
 
 
+def test_a_download_that_was_cut_off_is_taken_up_again(folder, monkeypatch, tmp_path_factory):
+    import huggingface_hub
+
+    part = tmp_path_factory.mktemp("part")
+    (part / "config.json").write_bytes((folder / "config.json").read_bytes())
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **kwargs: str(part if "local_files_only" in kwargs else folder))
+    assert fetch_sam3() == folder
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_setting_works_in_either_precision(model, dtype):
+    sets = ("scoring.geometry_token=true", f"dtype={dtype}", "refine.steps=[lowpass, reweight, presence_gate, query_gate, prune]")
+    got = segmenter_of(model, *sets).segment(*tiles(2), EACH)
+    assert np.isfinite(got).all()
+    assert got.std() > 0
+
+
 def test_the_hubs_cache_is_used_without_a_network(folder, monkeypatch):
     import huggingface_hub
 
@@ -358,7 +402,10 @@ def test_the_hubs_cache_is_used_without_a_network(folder, monkeypatch):
     assert [kwargs["local_files_only"] for kwargs in asked] == [True]
 
 
-def test_load_gives_float32_weights_in_evaluation(folder):
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_of_any_precision_are_computed_in_float32(folder, kind):
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: t.to(kind) if t.is_floating_point() else t for n, t in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     loaded = load_sam3(folder)
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     assert small_sam().num_parameters() == loaded.head.num_parameters()

@@ -155,10 +155,13 @@ def test_only_the_best_queries_get_a_mask():
     assert best[1].tolist() == pytest.approx([0.7, 0.0])
 
 
-def test_presence_power_two_is_the_published_codes_square():
-    semantic, presence = torch.full((1, 1, 4, 4), 2.0), torch.tensor([[-1.0]])
-    once, twice = (word_probability(semantic, presence, (4, 4), power=power) for power in (1.0, 2.0))
-    assert torch.allclose(twice, once * torch.sigmoid(presence))
+@pytest.mark.parametrize("semantic", [2.0, -5.0])
+def test_presence_power_two_is_the_published_codes_square_on_instances_alone(semantic):
+    presence, r, mask = torch.tensor([[-1.0]]), torch.tensor([[0.9]]), 3.0
+    p, s, m = (torch.sigmoid(torch.tensor(x)) for x in (-1.0, semantic, mask))
+    maps = torch.full((1, 1, 4, 4), semantic), presence, (4, 4), Instances(torch.full((1, 1, 4, 4), mask), r)
+    for power, expected in ((1.0, p * max(s, m * 0.9)), (2.0, p * max(s, m * 0.9 * p)), (0.0, max(s, m * 0.9))):
+        assert torch.allclose(word_probability(*maps, power=power), expected.expand(1, 4, 4))
 
 
 def test_a_class_is_as_likely_as_its_likeliest_word():

@@ -126,25 +126,26 @@ def test_the_next_batch_is_read_while_the_model_computes_and_each_has_one_thread
 
     from rs_pipeline.inference import OpenJob
 
-    read_ahead, threads = threading.Event(), {"read": [], "segment": []}
+    planned, threads = 12, {"read": [], "segment": []}
     read_tile, segment = OpenJob.read_tile, fake_segmenter.Pointwise.segment
 
     def read(opened, tile):
         threads["read"].append(threading.get_ident())
-        if len(threads["read"]) == 2:
-            read_ahead.set()
         return read_tile(opened, tile)
 
     def compute(segmenter, *batch):
         threads["segment"].append(threading.get_ident())
-        assert read_ahead.wait(20)
+        deadline = time.monotonic() + 20
+        while len(threads["read"]) < min(len(threads["segment"]) + 1, planned):
+            assert time.monotonic() < deadline, "nothing was read ahead"
+            time.sleep(0.001)
         return segment(segmenter, *batch)
 
     monkeypatch.setattr(OpenJob, "read_tile", read)
     monkeypatch.setattr(fake_segmenter.Pointwise, "segment", compute)
     summary = run(settings_for(make_scene(), **{"workers.batch_size": 1}))
     assert summary["status"] == "complete"
-    assert len(threads["segment"]) == summary["tiles"]["planned"]
+    assert len(threads["segment"]) == len(threads["read"]) == summary["tiles"]["planned"] == planned
     assert len(set(threads["read"])) == len(set(threads["segment"])) == 1
 
 

@@ -7,7 +7,7 @@ prune) share one look at the decoder: it is taken when the first of them comes, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,10 +25,9 @@ from rs_model.refine.prune import kept_tokens, pruned_keys
 from rs_model.refine.reweight import reweight
 from rs_model.refine.smooth import smooth
 from rs_model.stages import Decoded, Fused, Pyramid, decode, score
-from rs_pipeline.options import RefineSettings
+from rs_pipeline.options import GUIDED, RefineSettings
 
 TOKEN_STEPS = ("smooth", "lowpass", "laplacian")
-GUIDED_STEPS = ("reweight", "presence_gate", "query_gate", "prune")
 
 
 class DenseClipLike(Protocol):
@@ -54,7 +53,7 @@ class _Look:
     importance: Tensor
     """(B, n), sums to 1."""
     attention: Tensor
-    """(B, L, heads, 1 + Q, n)."""
+    """(B, some last layers, heads, 1 + Q, n)."""
     decoded: Decoded
 
 
@@ -65,7 +64,7 @@ class Chain:
         self.settings, self.clip = settings, clip
         self._steps = settings.active
         weights = settings.query_gate.weights if "query_gate" in self._steps and settings.query_gate.by == "mlp" else None
-        self._gate: QueryGate | None = load_query_gate(Path(weights)).to(device).eval() if weights else None
+        self.gate: QueryGate | None = load_query_gate(Path(weights)).to(device).eval() if weights else None
 
     def backbone(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens of the images, (N, n, D)."""
@@ -79,7 +78,7 @@ class Chain:
         for step in self._steps:
             if step in TOKEN_STEPS:
                 fused = fused.with_tokens(self._filter(step, fused.tokens, grid, "encoder"))
-            elif step in GUIDED_STEPS:
+            elif step in GUIDED:
                 look = look or self._look(sam, fused)
                 if step == "prune":
                     kept = kept_tokens(look.importance, self.settings.prune.strength)
@@ -137,16 +136,19 @@ class Chain:
         if decoded.attention is None:
             raise AssertionError("attention was asked for")
         matched = torch.sigmoid(score(sam, decoded, fused)) * torch.sigmoid(decoded.presence)
-        r = self.settings.reweight
-        attention = decoded.attention.float()
-        return _Look(patch_importance(attention, matched.float(), r.pooling, r.layers), attention, decoded)
+        settings = self.settings.look
+        # In float32, bfloat16 cannot tell 5184 shares from each other; of the layers that are read alone, or they would fill the memory.
+        with torch.autocast(matched.device.type, enabled=False):
+            attention = decoded.attention[:, -max(settings.layers, 2) :].float()
+            importance = patch_importance(attention, matched.float(), settings.pooling, settings.layers)
+        return _Look(importance, attention, replace(decoded, attention=None))
 
     def _guided(self, step: str, tokens: Tensor, look: _Look) -> Tensor:
         s = self.settings
         if step == "reweight":
             return reweight(tokens, look.importance, s.reweight.strength)
         if step == "presence_gate":
-            where = presence_attention(look.attention, s.reweight.layers) if s.presence_gate.by == "position" else None
+            where = presence_attention(look.attention, s.look.layers) if s.presence_gate.by == "position" else None
             return presence_gate(tokens, look.decoded.presence, s.presence_gate.strength, where)
-        alpha = attention_alpha(look.attention) if self._gate is None else self._gate(tokens, look.decoded.queries)
+        alpha = attention_alpha(look.attention) if self.gate is None else self.gate(tokens, look.decoded.queries)
         return query_gate(tokens, look.importance, alpha, s.query_gate.strength)

@@ -27,17 +27,30 @@ def fetch_sam3() -> Path:
 
     own = "or bring a folder that has them: --model FOLDER"
     try:
-        return Path(snapshot_download(REPOSITORY, allow_patterns=list(_FILES), local_files_only=True))
-    except OSError:
-        pass  # not in the cache yet
+        folder = Path(snapshot_download(REPOSITORY, allow_patterns=list(_FILES), local_files_only=True))
+        _check_whole(folder)
+    except (OSError, SegmenterError):
+        pass  # not in the cache yet, or only a part of it
+    else:
+        return folder
     try:
         return Path(snapshot_download(REPOSITORY, allow_patterns=list(_FILES)))
     except (GatedRepoError, RepositoryNotFoundError) as error:
         fix = f"Accept the licence at huggingface.co/{REPOSITORY} and log in with `hf auth login`, {own}."
         raise SegmenterError(f"a login that may fetch the weights of {REPOSITORY}", "none", fix) from error
-    except OSError as error:
+    except Exception as error:  # whatever the network library calls it
         came = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise SegmenterError(f"the weights of {REPOSITORY} in the cache, or a network to fetch them", came, f"Connect, {own}.") from error
+
+
+def _check_whole(folder: Path) -> None:
+    """Raises SegmenterError where a part of the model is missing, as after a download that was cut off."""
+    read_sam3_config(folder)
+    index = folder / "model.safetensors.index.json"
+    parts = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    missing = [part for part in sorted(parts) if not (folder / part).is_file()]
+    if missing:
+        raise SegmenterError("all parts of the weights", f"{folder} without {missing[0]}", "Fetch it again.")
 
 
 def read_sam3_config(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Sam3Model
 from transformers.utils import logging
 
 from rs_model.stages import Prompts, Pyramid
-from rs_pipeline.errors import SegmenterError
+from rs_pipeline.errors import SegmenterError, UsageError
 
 TEXT_TOKENS = 32
 """Tokens per prompt, padding included: what SAM 3's text encoder was trained on."""
@@ -23,6 +24,8 @@ class FullSam3(nn.Module):
     """The model. Images come as (N, 3, S, S) float32 in [0, 1], S the `image_size` of its configuration (1008)."""
 
     has_trained_queries = True
+    tiles_on_cpu: int | None = 1
+    """A tile with eight prompts takes 3 GB, and fills the cores by itself."""
 
     def __init__(self, sam: Sam3Model, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
@@ -54,12 +57,12 @@ class FullSam3(nn.Module):
 
         Raises
         ------
-        SegmenterError: a text of more tokens than the model reads.
+        UsageError: a text of more tokens than the model reads.
         """
         for prompt in prompts:
             tokens = len(self.tokenizer(prompt).input_ids)
             if tokens > TEXT_TOKENS:
-                raise SegmenterError(f"a prompt of at most {TEXT_TOKENS} tokens", f"{tokens} in {prompt!r}", "Shorten the prompt.")
+                raise UsageError(f"a prompt of at most {TEXT_TOKENS} tokens", f"{tokens} in {prompt!r}", "Shorten the prompt.")
         text = self.tokenizer(list(prompts), padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").to(self.head.device)
         encoded = self.head.get_text_features(input_ids=text.input_ids, attention_mask=text.attention_mask, return_dict=True)
         return Prompts(encoded.pooler_output, text.attention_mask.bool())
@@ -76,7 +79,9 @@ def load_sam3(folder: Path) -> FullSam3:
     quiet: Any = logging  # it ships no types
     quiet.disable_progress_bar()
     try:
-        loaded: Any = Sam3Model.from_pretrained(folder, use_safetensors=True, local_files_only=True, output_loading_info=True)
+        loaded: Any = Sam3Model.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, dtype=torch.float32
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -1,7 +1,8 @@
 """From the heads' logits to probabilities (METHODS.md section 0).
 
 `P_word = p · max(S, max over q in K of m_q · r_q)` with p presence, S the semantic map, m and r a query's mask and score, and
-K the queries with r · p above a threshold. Presence is applied once. Logits are enlarged first, then turned into
+K the queries with r · p above a threshold. Presence is applied once; the published code applies it to instances twice, which
+`presence_power: 2` does. Logits are enlarged first, then turned into
 probabilities: the other way round blunts every edge.
 """
 
@@ -52,20 +53,21 @@ def word_probability(
     ----------
     semantic: (B, 1, h, w) logits. presence: (B, 1) logits.
     size: height and width that come out.
-    power: how often presence is multiplied in.
+    power: how often presence is multiplied into the instances; the semantic map has it once, or less where `power` is below 1.
 
     Returns
     -------
     (B, H, W) in [0, 1], float32.
     """
+    present = torch.sigmoid(presence.float())
+    once, again = present ** min(power, 1.0), present ** max(power - 1.0, 0.0)
     probability = torch.sigmoid(_enlarge(semantic, size))
     if instances is not None:
         for start in range(0, instances.masks.shape[1], _MASKS_AT_ONCE):
             some = slice(start, start + _MASKS_AT_ONCE)
-            found = torch.sigmoid(_enlarge(instances.masks[:, some], size)) * instances.scores[:, some, None, None]
+            found = torch.sigmoid(_enlarge(instances.masks[:, some], size)) * (instances.scores[:, some] * again)[:, :, None, None]
             probability = torch.maximum(probability, found.amax(1, keepdim=True))
-    present = torch.sigmoid(presence.float()) ** power
-    return (probability * present[:, :, None, None]).squeeze(1)
+    return (probability * once[:, :, None, None]).squeeze(1)
 
 
 def class_probability(words: Tensor, prompts_per_class: Sequence[int]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ class PromptableModel(Protocol):
 
     head: Sam3Model
     has_trained_queries: bool
+    tiles_on_cpu: int | None
+    """Tiles per forward pass on a CPU, at the utmost; None: as many as come."""
 
     def fit(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images at a size the encoder takes, and the size that masks are made at: the images lie in its upper left corner."""
@@ -49,11 +51,18 @@ class PromptedSegmenter:
         scoring = options.scoring
         if scoring.geometry_token and not hasattr(model.head, "geometry_encoder"):
             raise SegmenterError("a model with a geometry encoder", "scoring.geometry_token=true", "Set it to false.")
+        width = int(cast("Any", model.head.detr_encoder).hidden_size)
+        if chain.gate is not None and chain.gate.width != width:
+            raise SegmenterError(f"a query gate of width {width}", f"one of {chain.gate.width}", "Use one trained on this model.")
         self.with_instances = model.has_trained_queries if scoring.instances is None else scoring.instances
-        half = options.dtype == "bfloat16" or (options.dtype == "auto" and device.type == "cuda")
-        self.precision = torch.autocast(device.type, torch.bfloat16, enabled=half)
-        self._tiles, self._prompts = Batches(None), Batches(options.prompt_batch)
+        self._half = options.dtype == "bfloat16" or (options.dtype == "auto" and device.type == "cuda")
+        self._tiles = Batches(model.tiles_on_cpu if device.type == "cpu" else None)
+        self._prompts = Batches(options.prompt_batch)
         self._texts: dict[tuple[str, ...], Prompts] = {}
+
+    def precision(self) -> torch.autocast:
+        """A context in which to call the model's parts."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
 
     @torch.inference_mode()
     def segment(self, images: NDArray[np.float32], valid: NDArray[np.bool_], classes: ClassSet) -> NDArray[np.float32]:
@@ -67,7 +76,7 @@ class PromptedSegmenter:
             torch.set_num_threads(self.threads)  # here, not when loaded: OpenMP keeps the number per calling thread
         seen = np.where(valid[:, None], images, np.float32(0))
         words = [c.prompts for c in classes]
-        with self.precision:
+        with self.precision():
             prompts = self.encode_texts(classes)
             maps = self._tiles.run(lambda part: self._segment(torch.from_numpy(seen[part]).to(self.device), prompts, words), len(seen))
         return np.concatenate([part.float().cpu().numpy() for part in maps])
@@ -84,7 +93,9 @@ class PromptedSegmenter:
         """(N, P, H, W) probability per word. Presence is known before the costly masks: absent prompts get none."""
         sam, scoring = self.model.head, self.options.scoring
         fused, decoded = self.chain.encoder(sam, fuse(sam, pyramid, prompts, geometry_token=scoring.geometry_token))
-        present = torch.nonzero(torch.sigmoid(decoded.presence[:, 0]) >= scoring.absent_below)[:, 0]
+        # What multiplies all of a prompt's scores: no pixel of it could be above.
+        most = torch.sigmoid(decoded.presence[:, 0].float()) ** min(scoring.presence_power, 1.0)
+        present = torch.nonzero(most >= scoring.absent_below)[:, 0]
         maps = torch.zeros(len(fused.tokens), *size, device=self.device)
         if len(present):
             some, presence = fused[present], decoded.presence[present]
@@ -108,7 +119,7 @@ class PromptedSegmenter:
         """
         words = tuple(word for c in classes for word in c.prompts)
         if words not in self._texts:
-            with self.precision:
+            with self.precision():
                 self._texts[words] = self.model.encode_text(words)
         return self._texts[words]
 

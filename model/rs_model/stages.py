@@ -150,13 +150,15 @@ def _geometry(sam: Sam3Model, pyramid: Pyramid) -> Prompts:
     images = len(pyramid.position)
     boxes = torch.zeros(images, 1, 4, device=pyramid.position.device)
     nothing = torch.zeros(images, 1, dtype=torch.long, device=boxes.device)
-    out = sam.geometry_encoder(
-        box_embeddings=boxes,
-        box_mask=nothing.bool(),
-        box_labels=nothing,
-        img_feats=pyramid.levels,
-        img_pos_embeds=(pyramid.position,),
-    )
+    # In float32: transformers pools in float16 here, which a CPU's autocast to bfloat16 cannot mix. Two tokens cost nothing.
+    with torch.autocast(boxes.device.type, enabled=False):
+        out = sam.geometry_encoder(
+            box_embeddings=boxes,
+            box_mask=nothing.bool(),
+            box_labels=nothing,
+            img_feats=tuple(level.float() for level in pyramid.levels),
+            img_pos_embeds=(pyramid.position.float(),),
+        )
     return Prompts(out.last_hidden_state, out.attention_mask)
 
 
@@ -236,7 +238,7 @@ def _conv_of_sum(conv: nn.Conv2d, pixels: Tensor, level: Tensor, rows_of_image: 
 
 
 def _doubled(weight: Tensor) -> Tensor:
-    """(O, I, 3, 3) of a convolution to the (I, O, 4, 4) of a transposed one that doubles first: neighbours of equal value share a weight."""
+    """(O, I, 3, 3) of a convolution to the (I, O, 4, 4) of a transposed one that doubles first: equal neighbours share a weight."""
     for axis in (2, 3):
         first, middle, last = weight.unbind(axis)
         weight = torch.stack([last, middle + last, first + middle, first], axis)

@@ -28,6 +28,7 @@ class TinySam3(nn.Module):
     """The model. Images come as (N, 3, H, W) float32 in [0, 1], H and W multiples of 16."""
 
     has_trained_queries = False
+    tiles_on_cpu: int | None = None
 
     def __init__(self, architecture: Architecture, tokenizer: Tokenizer) -> None:
         super().__init__()

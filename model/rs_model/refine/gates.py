@@ -85,6 +85,7 @@ class QueryGate(nn.Module):
 
     def __init__(self, width: int, hidden: int = 64) -> None:
         super().__init__()
+        self.width = width
         self.patch = nn.Linear(width, hidden)
         self.query = nn.Linear(width, hidden, bias=False)
         self.out = nn.Linear(hidden, 1)
@@ -93,7 +94,7 @@ class QueryGate(nn.Module):
 
     def forward(self, tokens: Tensor, queries: Tensor) -> Tensor:
         """Tokens (B, N, C) and queries (B, Q, C), any float → (B, N) in [0, 1], in the dtype of the weights."""
-        width = self.patch.in_features
+        width = self.width
         if tokens.shape[2:] != (width,) or queries.shape[2:] != (width,) or len(tokens) != len(queries):
             raise ValueError(f"a gate of width {width} takes (B, N, C) and (B, Q, C), got {tuple(tokens.shape)} and {tuple(queries.shape)}")
         dtype = self.out.weight.dtype
