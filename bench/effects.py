@@ -4,8 +4,8 @@
 
 Mean IoU of the plain model on three places, and each preset's difference to it with a paired 95 % bootstrap interval over the
 images, all through `rs-seg evaluate`'s own path. Dubai: Tile 7, which training never saw. Banepa: the drone chips of the
-south-eastern quarter, which it never saw either, one by one at 0.5 m. Chesapeake: eight patches at two dates; training DID see
-them, so only the differences say something there, and little. CLIP is not here: it has no open weights in reach of this machine.
+south-eastern quarter, which it never saw either, one by one at 0.5 m; buildings alone. Chesapeake: eight patches at two dates,
+nothing but trees in them: vegetation alone, and training DID see them. CLIP is not here: it has no open weights in reach of this machine.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,13 +25,14 @@ from rs_model.labels import CLASSES, IGNORE, NOT_BUILDING, SEALED
 from rs_model.scenes import read_banepa, read_chesapeake
 
 from rs_pipeline.config import load_settings
+from rs_pipeline.dataset_checks import check_pairs
 from rs_pipeline.datasets import Dataset, find_pairs
 from rs_pipeline.evaluate import evaluate
 from rs_pipeline.layouts import class_set, load_layout
 from rs_pipeline.reporting import Silent
 from rs_pipeline.scorecard import describe
 
-PRESETS = ("none", "smooth", "lowpass", "laplacian", "guided", "presence_gate", "query_gate", "prune", "recommended")
+PRESETS = ("none", "smooth", "lowpass", "laplacian", "guided", "presence_gate", "query_gate", "prune")
 CHIP_PX, CHIP_GSD_M, MODEL_GSD_M = 512, 0.13, 0.5
 
 
@@ -55,20 +57,24 @@ def banepa(data: Path, scratch: Path) -> Dataset:
 
 def chesapeake(data: Path, scratch: Path) -> Dataset:
     """Eight patches at two dates. "Impervious" is a roof or paving, undecided: ignored."""
-    names = {i: name for i, name in enumerate(CLASSES) if name != "building"}
-    folder = _pairs(scratch, {**names, SEALED: "ignore", IGNORE: "ignore"}, 1.0, closed=True)
+    folder = _pairs(scratch, {**dict(enumerate(CLASSES)), SEALED: "ignore", IGNORE: "ignore"}, 1.0)
     for number, scene in enumerate(read_chesapeake(data)):
         _write(folder, f"{number:03}", scene.image, scene.codes)
     return find_pairs(load_layout("pairs", folder), folder)
 
 
-PLACES = {"dubai": (dubai, {}), "banepa": (banepa, {"gsd_m": MODEL_GSD_M}), "chesapeake": (chesapeake, {})}
+PLACES: dict[str, tuple[Callable[[Path, Path], Dataset], tuple[str, ...], dict[str, Any]]] = {
+    "dubai": (dubai, (), {}),
+    "banepa": (banepa, ("building",), {"gsd_m": MODEL_GSD_M}),
+    "chesapeake": (chesapeake, ("vegetation",), {}),
+}
+"""How to find a place's images, the classes that are scored (none: all), and settings."""
 
 
-def _pairs(folder: Path, palette: dict[int, str], gsd_m: float, *, closed: bool = False) -> Path:
+def _pairs(folder: Path, palette: dict[int, str], gsd_m: float) -> Path:
     for part in ("images", "masks"):
         (folder / part).mkdir()
-    (folder / "palette.yaml").write_text(yaml.safe_dump({"palette": palette, "gsd_m": gsd_m, "closed": closed}))
+    (folder / "palette.yaml").write_text(yaml.safe_dump({"palette": palette, "gsd_m": gsd_m}))
     return folder
 
 
@@ -79,13 +85,14 @@ def _write(folder: Path, name: str, image: np.ndarray, codes: np.ndarray) -> Non
 
 def effects(place: str, data: Path, presets: list[str]) -> dict[str, Any]:
     """The report of `rs-seg evaluate --compare` on one place."""
-    find, flags = PLACES[place]
+    find, classes, flags = PLACES[place]
     with TemporaryDirectory(prefix="rs-seg-effects-") as scratch:
         dataset = find(data, Path(scratch))
+        check_pairs(dataset)
         evaluations = {}
         for preset in presets:
             settings = load_settings(flags={"refine.preset": preset, "device": "cpu", "workers.cluster": "in-process", **flags})
-            evaluations[preset] = evaluate(dataset, settings, class_set(dataset.layout, ()), Silent())
+            evaluations[preset] = evaluate(dataset, settings, class_set(dataset.layout, classes), Silent())
         return describe(dataset, {"place": place}, evaluations)
 
 
@@ -113,9 +120,12 @@ def main() -> None:
 
 
 def _cell(figures: dict[str, Any], *, first: bool) -> str:
+    """Figure and interval; the figure alone where there are too few images for one."""
     value, span = (figures["miou"], figures["miou_interval"]) if first else figures["difference"].values()
-    low, high = span
-    return f"{value:.3f} ({low:.3f}…{high:.3f})" if first else f"{value:+.4f} ({low:+.4f}…{high:+.4f})"
+    form = ".3f" if first else "+.4f"
+    if value is None:
+        return "-"
+    return f"{value:{form}}" if span is None else f"{value:{form}} ({span[0]:{form}}…{span[1]:{form}})"
 
 
 if __name__ == "__main__":

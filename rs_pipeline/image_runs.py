@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
@@ -18,11 +18,12 @@ from pyproj import CRS, Transformer
 from rs_pipeline.classes import NOT_OBSERVED, ClassSet
 from rs_pipeline.cog import write_placed_copy
 from rs_pipeline.config import RunSettings
-from rs_pipeline.datasets import Dataset, Pair, check_pairs
-from rs_pipeline.errors import SegmenterError
+from rs_pipeline.dataset_checks import is_georeferenced
+from rs_pipeline.datasets import Dataset, Pair
+from rs_pipeline.errors import CatalogError, RasterError, RsSegError, SegmenterError
 from rs_pipeline.grid import Grid
 from rs_pipeline.plan import RunPlan, plan_run
-from rs_pipeline.raster import RasterInfo, describe, opened
+from rs_pipeline.raster import RasterInfo, choose_bands, describe, opened, read_sample
 from rs_pipeline.reporting import Reporter, Silent
 from rs_pipeline.run import Stitched, infer_tiles, stitch
 from rs_pipeline.store import TileStore
@@ -65,13 +66,37 @@ class ImageRun:
         return self.plan.job.scenes[0].info
 
 
+@dataclass(frozen=True, slots=True)
+class BlankImage:
+    """An image without a valid pixel: nothing was run, and nothing observed."""
+
+    shape: tuple[int, int]
+    """Height and width, pixels."""
+    classes: int
+    plan: None = None
+    failed: tuple[tuple[int, str], ...] = ()
+
+    def labels(self) -> NDArray[np.uint8]:
+        """(H, W) of 255."""
+        return np.full(self.shape, NOT_OBSERVED, np.uint8)
+
+    def scores(self) -> NDArray[np.uint8]:
+        """(K, H, W) of 255."""
+        return np.full((self.classes, *self.shape), NOT_OBSERVED, np.uint8)
+
+
 def run_images(
-    dataset: Dataset, settings: RunSettings, classes: ClassSet, reporter: Reporter, look: Callable[[Pair, ImageRun], Found]
+    dataset: Dataset,
+    settings: RunSettings,
+    classes: ClassSet,
+    reporter: Reporter,
+    look: Callable[[Pair, ImageRun | BlankImage], Found],
 ) -> list[Found]:
     """Run each image by itself and have a look at it; what the runs write is gone afterwards, however this ends.
 
     Parameters
     ----------
+    dataset: as `check_pairs` lets it pass: GDAL reads something from damaged files too.
     settings: of a run; its area, sources, dates, classes and folders are not used. Without a ground sampling distance each image is
         segmented at its own.
     classes: what to look for, with the thresholds to use.
@@ -81,25 +106,30 @@ def run_images(
     ------
     RsSegError: an image or mask cannot be used, the workers cannot, or the model fails on every tile of the first images.
     """
-    check_pairs(dataset)
     found: list[Found] = []
     told = _Once(reporter)
-    whole_failures = 0
+    tried = whole_failures = 0
     reporter.stage("images", len(dataset.pairs))
     with TemporaryDirectory(prefix="rs-seg-evaluate-", ignore_cleanup_errors=True) as scratch, ExitStack() as workers:
         settings = _for_images(settings, classes, Path(scratch))
         client: Client | None = None
         for pair in dataset.pairs:
             with TemporaryDirectory(dir=scratch) as folder, ExitStack() as rasters:
-                plan = plan_run(_for_one(settings, _placed(pair.image, dataset.layout.gsd_m, Path(folder)), Path(folder)))
+                plan = _plan_one(pair, dataset.layout.gsd_m, settings, Path(folder))
+                if isinstance(plan, RasterInfo):
+                    reporter.note(f"{pair.name} has no valid pixel and is not observed")
+                    found.append(look(pair, BlankImage((plan.height, plan.width), len(classes))))
+                    reporter.advance(1)
+                    continue
                 client = client or workers.enter_context(open_client(plan.crew, plan.settings.workers))
                 told.say(plan.notes)
                 rasters.enter_context(TileStore(plan.job.store).lock())
+                tried += 1
                 try:
                     failed = tuple(infer_tiles(plan, client, Silent()).failed)
                 except SegmenterError as error:
                     whole_failures += 1
-                    if whole_failures > len(found) and whole_failures == min(_GIVE_UP_AFTER, len(dataset.pairs)):
+                    if whole_failures == tried == min(_GIVE_UP_AFTER, len(dataset.pairs)):
                         raise
                     failed = tuple((tile.index, str(error)) for tile in plan.job.plan.tiles())
                 if failed:
@@ -107,6 +137,13 @@ def run_images(
                 found.append(look(pair, ImageRun(plan, stitch(plan, Path(folder), rasters, Silent()), failed)))
             reporter.advance(1)
     return found
+
+
+def nothing_to_score(dataset: Dataset) -> RasterError:
+    """The error for a data set of which no pixel has both a truth and a prediction: figures of nothing are none."""
+    came = f"none in the {len(dataset.pairs)} images of {dataset.folder}"
+    fix = "Check that the palette is that of the masks (--layout, --palette), and that the images hold data."
+    return RasterError("pixels that were observed and whose mask has a value of the palette", came, fix)
 
 
 class _Once:
@@ -145,15 +182,47 @@ def _for_images(settings: RunSettings, classes: ClassSet, scratch: Path) -> RunS
     return settings.model_copy(update=changes)
 
 
-def _for_one(settings: RunSettings, placed: tuple[Path, float], folder: Path) -> RunSettings:
-    image, gsd_m = placed
-    return settings.model_copy(update={"source": (str(image),), "out": str(folder / "run"), "gsd_m": settings.gsd_m or gsd_m})
+def _plan_one(pair: Pair, gsd_m: float, settings: RunSettings, folder: Path) -> RunPlan | RasterInfo:
+    """The run of one image, or what its header says where no pixel of it is valid.
+
+    Raises
+    ------
+    RsSegError: whatever keeps it from being run, told of the image and not of its copy.
+    """
+    image, own_gsd_m = _placed(pair.image, gsd_m, folder)
+    changes = {"source": (str(image),), "out": str(folder / "run"), "gsd_m": settings.gsd_m or own_gsd_m}
+    with _told_of(pair.image, image):
+        try:
+            return plan_run(settings.model_copy(update=changes))
+        except RasterError:
+            info = describe(str(image))
+            if _has_data(info, settings):
+                raise
+            return info
+
+
+def _has_data(info: RasterInfo, settings: RunSettings) -> bool:
+    """Whether planning finds a valid pixel: it looks at a sample."""
+    info = info if settings.nodata is None else replace(info, nodata=settings.nodata)
+    return bool(read_sample(info, choose_bands(info, settings.bands), settings.radiometry.sample_px).valid.any())
+
+
+@contextmanager
+def _told_of(image: Path, copy: Path) -> Iterator[None]:
+    """Errors name the image where they would name its copy, which is gone when they are read, and those of images always."""
+    try:
+        yield
+    except RsSegError as error:
+        expected, got, fix = (part.replace(str(copy), str(image)) for part in (error.expected, error.got, error.fix))
+        if isinstance(error, RasterError | CatalogError) and str(image) not in f"{expected} {got} {fix}":
+            got = f"{got}, {image}"
+        raise type(error)(expected, got, fix) from error
 
 
 def _placed(image: Path, gsd_m: float, folder: Path) -> tuple[Path, float]:
     """An image with a georeference, and its pixel size in metres: itself, or a copy of pixels of `gsd_m` metres."""
     with opened(str(image)) as source:
-        if source.crs is not None and source.transform != Affine.identity():
+        if is_georeferenced(source):
             return image.absolute(), describe(str(image)).gsd_m
         crs, x, y = _ANYWHERE
         grid = Grid(crs, Affine(gsd_m, 0.0, x, 0.0, -gsd_m, y), source.height, source.width)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from rs_pipeline.classes import Class, ClassSet
 from rs_pipeline.config import bad_value, configs_folder, read_yaml
@@ -49,7 +51,8 @@ class Layout(Section):
     masks: Annotated[tuple[str, ...], Field(min_length=1)]
     """Where an image's mask may be: {folder} is the image's folder, {parent} that one's, {stem} its name without suffixes."""
     splits: dict[str, tuple[str, ...]]
-    """Name to patterns of the whole path of an image."""
+    """Name to patterns of the path of an image, with every folder from the one that tells the split down to the image's: else a folder
+    of that name far above the data set would tell it too."""
     gsd_m: Positive
     """Pixel size, metres, of images that do not tell theirs."""
     closed: bool
@@ -58,24 +61,42 @@ class Layout(Section):
     """Number or colour in the mask to the name of a class, `background` or `ignore`; all numbers, or all colours."""
     classes: dict[_Name, ClassLook]
 
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
-        if len({type(key) for key in self.palette}) > 1:
-            raise ValueError("a palette is of numbers or of colours, not of both")
-        for template in self.masks:
+    @field_validator("masks")
+    @classmethod
+    def _masks_can_be_filled_in(cls, masks: tuple[str, ...]) -> tuple[str, ...]:
+        for template in masks:
             try:
                 template.format(folder="", parent="", stem="")
             except (KeyError, IndexError, ValueError) as error:
-                raise ValueError(f"masks are told by {{folder}}, {{parent}} and {{stem}}, not {error}") from error
-        strangers = set(self.classes) - set(self.palette.values())
-        if strangers:
-            raise ValueError(f"classes that the palette does not have: {', '.join(sorted(strangers))}")
-        return self
+                raise PydanticCustomError("masks", "told by {folder}, {parent} and {stem}, not {error}", {"error": str(error)}) from error
+        return masks
+
+    @field_validator("palette")
+    @classmethod
+    def _palette_is_of_one_kind(cls, palette: dict[int | str, str]) -> dict[int | str, str]:
+        if len({type(key) for key in palette}) > 1:
+            raise PydanticCustomError("palette", "of numbers or of colours, not of both")
+        if len({str(key).lower() for key in palette}) < len(palette):
+            raise PydanticCustomError("palette", "each colour once, in capitals or not")
+        return palette
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_are_of_the_palette(cls, classes: dict[str, ClassLook], info: ValidationInfo) -> dict[str, ClassLook]:
+        strangers = set(classes) - set(info.data.get("palette", {}).values())
+        if strangers and "palette" in info.data:  # a bad palette is told by itself
+            raise PydanticCustomError("classes", "those of the palette, not {strangers}", {"strangers": ", ".join(sorted(strangers))})
+        return classes
 
     @property
     def names(self) -> tuple[str, ...]:
         """Classes that masks can show, in the palette's order."""
         return tuple(dict.fromkeys(name for name in self.palette.values() if name not in {IGNORE, OTHER}))
+
+    @property
+    def has_numbers(self) -> bool:
+        """True where masks are of class numbers, False where they are of colours."""
+        return all(isinstance(key, int) for key in self.palette)
 
 
 def known_layouts() -> tuple[str, ...]:
@@ -100,7 +121,7 @@ def load_layout(name: str, folder: Path, palette: Path | None = None) -> Layout:
     if name not in known_layouts():
         raise UsageError(f"a layout of {', '.join(known_layouts())}", f"--layout {name!r}", "Choose one; `pairs` fits any two folders.")
     path = configs_folder() / "datasets" / f"{name}.yaml"
-    data = read_yaml(path)
+    data = _read_once_each(path)
     if name == PAIRS:
         path = palette or folder / _PALETTE_FILE
         data |= _user_palette(path)
@@ -113,13 +134,26 @@ def load_layout(name: str, folder: Path, palette: Path | None = None) -> Layout:
 
 
 def _user_palette(path: Path) -> dict[str, Any]:
-    data = read_yaml(path)
+    data = _read_once_each(path)
     for key in data:
         if key not in _USER_KEYS:
             raise ConfigError(f"keys {', '.join(_USER_KEYS)}", f"{key!r} in {path}", "Compare it with configs/datasets/dubai.yaml.")
     if not isinstance(data.get("palette"), dict) or not data["palette"]:
         fix = "Write `palette:` and below it lines like `1: road`, or `'#ff0000': road`."
         raise ConfigError("a palette: colour or number to class", f"none in {path}", fix)
+    return data
+
+
+def _read_once_each(path: Path) -> dict[str, Any]:
+    """A YAML mapping in which no key, and none of a mapping below it, is there twice: the last would be taken in silence."""
+    data = read_yaml(path)
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    below = [value for _, value in root.value] if isinstance(root, yaml.MappingNode) else []
+    for mapping in (root, *below):
+        keys = [key.value for key, _ in mapping.value] if isinstance(mapping, yaml.MappingNode) else []
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ConfigError("each key once", f"{key!r} {keys.count(key)} times in {path}", "Leave out the repeats.")
     return data
 
 

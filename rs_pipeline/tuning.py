@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rs_pipeline.classes import BACKGROUND, NOT_OBSERVED, SCORE_MAX, ClassSet
 from rs_pipeline.config import RunSettings
 from rs_pipeline.datasets import Dataset, Pair, Truth, read_truth
-from rs_pipeline.image_runs import ImageRun, run_images
+from rs_pipeline.image_runs import BlankImage, ImageRun, nothing_to_score, run_images
 from rs_pipeline.mosaic import label_block
 from rs_pipeline.reporting import Reporter
 
@@ -30,13 +30,15 @@ def tune(dataset: Dataset, settings: RunSettings, classes: ClassSet, reporter: R
 
     Raises
     ------
-    RsSegError: as `run_images` does.
+    RsSegError: as `evaluate` does.
     """
 
-    def count(pair: Pair, run: ImageRun) -> NDArray[np.int64]:
+    def count(pair: Pair, run: ImageRun | BlankImage) -> NDArray[np.int64]:
         return count_scores(read_truth(pair.mask, dataset.layout, classes), run.scores())
 
     counts = np.sum(run_images(dataset, settings, classes, reporter, count), axis=0)
+    if not counts.any():
+        raise nothing_to_score(dataset)
     tuned = []
     for wanted, own in zip(classes, counts, strict=True):
         if not own[1:].any():

@@ -1,8 +1,10 @@
 """The demo scene, a run of it, and its score; and labelled data sets, evaluated as `run` would segment them."""
 
+import importlib.util
 import json
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,7 +241,11 @@ def test_bad_input_of_an_evaluation_is_one_line(pairs, tmp_path, capsys):
         ([*on(folder)[:-2], "--compare", "none"], 2, "two or more presets"),
         ([*on(folder)[:-2], "--compare", "none,nothing"], 2, "'nothing'"),
         (on(folder, "--tune-on", folder), 2, "apart from --data"),
+        ([*on(folder)[:-2], "--compare", "none,clip", "--set", "refine.preset=none"], 2, "refine.preset=none for the row clip"),
+        ([*on(folder)[:-2], "--compare", "none,smooth"], 1, "got smooth in smooth. Leave it out of --compare."),
+        (on(folder, model="narrow"), 1, "Of these classes it knows --classes road,water."),
         (on(folder, "--gsd", "-1"), 2, "greater than 0"),
+        (on(folder, "--set", "nodata=300"), 1, f"got 300 for {folder}/images/00.png"),
         (on(folder, model="broken"), 1, "no tile at all"),
     ]
     for arguments, expected, message in cases:
@@ -301,13 +307,10 @@ def test_thresholds_are_tuned_on_the_other_folder_and_never_look_at_the_data(pai
     assert {c.name: c.threshold for c in tuned} == {"road": 0.2, "water": 0.6, "building": 0.2}
     assert any(str(other) in path for path in opened)
     assert not any(str(pairs[0]) in path for path in opened)
-    opened.clear()
     code, out, _ = rs_seg(capsys, *on(pairs[0], "--json", "--tune-on", other))
     report = json.loads(out)
     assert (code, report["thresholds"]) == (0, {"road": 0.2, "water": 0.6, "building": 0.2})
     assert report["tuned_on"] == str(other)
-    first_of_data = next(i for i, path in enumerate(opened) if str(pairs[0]) in path)
-    assert not any(str(other) in path for path in opened[first_of_data:]), "the data is opened when the tuning is done"
     assert report["confusion"]["counts"] == counted(*pairs[1:]).counts.tolist()
     fixed = rs_seg(capsys, *on(pairs[0], "--tune-on", other, "--set", "scoring.threshold=0.5"))
     assert (fixed[0], "scoring.threshold=0.5" in fixed[2]) == (2, True)
@@ -342,3 +345,97 @@ def test_a_class_that_no_mask_shows_keeps_its_threshold(tmp_path, scratch):
     tuned = tune(find_pairs(layout, folder), settings, class_set(layout, ()), Listening())
     assert [c.threshold for c in tuned] == [0.2, 0.2, 0.5]
     assert notes == [f"building is in no mask of {folder}: its threshold stays 0.5"]
+
+
+def test_refusals_come_before_the_first_image(pairs, tmp_path, monkeypatch, capsys):
+    def refuse(*arguments):
+        raise AssertionError("an image was run")
+
+    monkeypatch.setattr("rs_pipeline.image_runs.infer_tiles", refuse)
+    folder, found, real = pairs
+    bad = write_pairs(tmp_path / "bad", found[:2], real[:2])
+    save(bad / "images" / "01.png", real[1])
+    cases = [
+        ([*on(folder)[:-2], "--compare", "none,smooth"], "refinements"),
+        (on(bad), "red, green and blue"),
+        (on(folder, "--tune-on", bad), "red, green and blue"),
+        (on(bad, "--tune-on", folder), "red, green and blue"),
+    ]
+    for arguments, message in cases:
+        code, _, err = rs_seg(capsys, *arguments)
+        assert (code, message in err) == (1, True), err
+
+
+def test_masks_are_read_with_the_palette_of_their_own_folder(pairs, tmp_path, capsys):
+    labels = random_labels(seed=50)
+    other = write_pairs(tmp_path / "tuning", [labels], [labels + 4])
+    own = "palette: {4: background, 5: road, 6: water, 7: building}\n"
+    (other / "palette.yaml").write_text(own)
+    code, out, err = rs_seg(capsys, *on(pairs[0], "--json", "--tune-on", other))
+    assert (code, err) == (0, "")
+    assert json.loads(out)["thresholds"] == {"road": 0.2, "water": 0.2, "building": 0.2}
+    # One palette for both, told: the masks of the tuning hold nothing of it.
+    given = rs_seg(capsys, *on(pairs[0], "--tune-on", other, "--palette", pairs[0] / "palette.yaml"))
+    assert (given[0], f"none in the 1 images of {other}" in given[2]) == (1, True)
+    (other / "palette.yaml").write_text(own.replace("building", "car"))
+    code, _, err = rs_seg(capsys, *on(pairs[0], "--tune-on", other))
+    assert (code, "the classes of --data (road, water, building) in --tune-on; got road, water, car" in err) == (2, True)
+
+
+def test_masks_of_which_the_palette_knows_nothing_are_an_error(tmp_path, scratch, capsys):
+    labels = random_labels()
+    folder = write_pairs(tmp_path / "data", [labels] * 2, [labels + 100] * 2)
+    code, out, err = rs_seg(capsys, *on(folder, "--json"))
+    assert (code, out) == (1, "")
+    assert f"none in the 2 images of {folder}" in err.splitlines()[-1]
+    other = write_pairs(tmp_path / "other", [random_labels(seed=1)], [random_labels(seed=1)])
+    code, out, err = rs_seg(capsys, *on(other, "--tune-on", folder))
+    assert (code, f"none in the 2 images of {folder}" in err) == (1, True)
+
+
+def test_an_image_without_a_valid_pixel_is_not_observed(tmp_path, scratch, capsys):
+    labels = [random_labels(seed=seed) for seed in range(3)]
+    folder = write_pairs(tmp_path / "data", labels, labels)
+    save(folder / "images" / "00.png", np.zeros((60, 70, 4), np.uint8))
+    code, out, err = rs_seg(capsys, *on(folder, "--json"))
+    report = json.loads(out)
+    assert (code, err) == (0, "note: images/00.png has no valid pixel and is not observed\n")
+    assert (report["not_observed_px"], report["failed_tiles"]) == (60 * 70, [])
+    assert report["confusion"]["counts"] == counted(labels[1:], labels[1:]).counts.tolist()
+    assert rs_seg(capsys, *on(folder, "--tune-on", write_pairs(tmp_path / "other", labels[:1], labels[:1])))[0] == 0
+    assert rs_seg(capsys, *on(tmp_path / "other", "--tune-on", folder))[0] == 0
+    for index in (1, 2):
+        save(folder / "images" / f"{index:02d}.png", np.zeros((60, 70, 4), np.uint8))
+    code, _, err = rs_seg(capsys, *on(folder))
+    assert (code, "none in the 3 images of" in err.splitlines()[-1]) == (1, True)
+
+
+def test_names_in_brackets_are_printed_as_they_are(tmp_path, scratch, capsys):
+    labels = random_labels()
+    folder = write_pairs(tmp_path / "[bold] data", [labels], [labels])
+    (folder / "palette.yaml").write_text("palette: {0: background, 1: 'road [paved]', 2: 'car [/car]', 3: 'lot :car:'}\n")
+    code, out, err = rs_seg(capsys, *on(folder))
+    assert (code, err) == (0, "")
+    for name in ("road [paved]", "car [/car]", "lot :car:"):
+        assert out.count(name) == 3, "in the table of classes, and twice in the confusion"
+    assert f"1 images of {folder}" in out
+
+
+def test_an_interrupted_evaluation_says_that_nothing_is_kept(pairs, monkeypatch, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rs_pipeline.image_runs.infer_tiles", interrupt)
+    code, _, err = rs_seg(capsys, *on(pairs[0]))
+    assert (code, err) == (130, "rs-seg: interrupted; nothing is kept of an evaluation, the same command starts again\n")
+
+
+def test_the_table_of_effects_has_a_cell_where_there_is_no_interval():
+    spec = importlib.util.spec_from_file_location("effects", Path(__file__).parent.parent / "bench" / "effects.py")
+    effects = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(effects)
+    figures = {"miou": 0.5, "miou_interval": None, "difference": {"miou": -0.01, "interval": None}}
+    assert (effects._cell(figures, first=True), effects._cell(figures, first=False)) == ("0.500", "-0.0100")
+    known = {"difference": {"miou": 0.01, "interval": [0.0, 0.02]}}
+    assert effects._cell(known, first=False) == "+0.0100 (+0.0000…+0.0200)"
+    assert effects._cell({"difference": {"miou": None, "interval": None}}, first=False) == "-"

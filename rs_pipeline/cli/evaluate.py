@@ -14,14 +14,16 @@ from rs_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from rs_pipeline.config import RunSettings
+    from rs_pipeline.layouts import Layout
 
 _PARTIAL = 3
+INTERRUPTION = "interrupted; nothing is kept of an evaluation, the same command starts again"
 
 
 def evaluate_command(
     data: Annotated[Path, typer.Option(help="Folder of the data set, or of a part of it.")],
     layout: Annotated[str, typer.Option(help="File of configs/datasets/: dubai, loveda, potsdam, pairs …")],
-    palette: Annotated[Path | None, typer.Option(help="What the masks of `pairs` mean. Default: palette.yaml in the folder.")] = None,
+    palette: Annotated[Path | None, typer.Option(help="What the masks of `pairs` mean. Default: palette.yaml in each folder.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of the layout. Default: every image of the folder.")] = None,
     classes: Annotated[str | None, typer.Option(help="Class names of the layout, separated by commas. Default: all.")] = None,
     model: Annotated[str | None, typer.Option(help="Installed model, folder of weights, or package.module:callable.")] = None,
@@ -43,8 +45,9 @@ def evaluate_command(
     """
     from rs_pipeline.cli.progress import TerminalReporter
     from rs_pipeline.config import load_settings
-    from rs_pipeline.datasets import check_apart, find_pairs
-    from rs_pipeline.evaluate import evaluate
+    from rs_pipeline.dataset_checks import check_apart, check_pairs
+    from rs_pipeline.datasets import find_pairs
+    from rs_pipeline.evaluate import check_model, evaluate
     from rs_pipeline.layouts import class_set, load_layout
     from rs_pipeline.scorecard import describe
     from rs_pipeline.tuning import tune
@@ -57,19 +60,27 @@ def evaluate_command(
         "workers.cluster": cluster,
     }
     settings = {name: load_settings(config, flags | {"refine.preset": preset}, sets or ()) for name, preset in presets.items()}
+    _check_rows(settings, compare)
     known = load_layout(layout, data, palette)
     dataset = find_pairs(known, data, split, limit)
-    tuning = find_pairs(known, tune_on, limit=limit) if tune_on is not None else None
+    first = next(iter(settings.values()))  # presets differ in refinements only
+    wanted = class_set(known, first.classes, first.vocabulary if first.vocabulary != "default" else None)
+    check_model(settings, wanted)
+    tuning = None
+    if tune_on is not None:
+        _check_free_thresholds(settings)
+        theirs = load_layout(layout, tune_on, palette)
+        _check_same_classes(known, theirs)
+        tuning = find_pairs(theirs, tune_on, limit=limit)
+        check_pairs(tuning, first.bands)
+    check_pairs(dataset, first.bands)
     if tuning is not None:
         check_apart(tuning, dataset)
-        _check_free_thresholds(settings)
     evaluations = {}
     with TerminalReporter() as reporter:
         for name, each in settings.items():
-            wanted = class_set(known, each.classes, each.vocabulary if each.vocabulary != "default" else None)
-            if tuning is not None:
-                wanted = tune(tuning, each, wanted, reporter)
-            evaluations[name] = evaluate(dataset, each, wanted, reporter)
+            tuned = wanted if tuning is None else tune(tuning, each, wanted, reporter)
+            evaluations[name] = evaluate(dataset, each, tuned, reporter)
     facts = {"layout": layout, "split": split, "tuned_on": str(tune_on) if tune_on is not None else None}
     report = describe(dataset, facts, evaluations)
     typer.echo(json.dumps(report, ensure_ascii=False, allow_nan=False)) if as_json else _print(report)
@@ -89,6 +100,20 @@ def _presets(refine: str | None, compare: str | None) -> dict[str, str | None]:
     return {name: name for name in names}
 
 
+def _check_rows(settings: dict[str, RunSettings], compare: str | None) -> None:
+    """`--set refine.preset=…` comes last, and would make all rows one."""
+    for name, each in settings.items():
+        if compare is not None and each.refine.preset != name:
+            came = f"refine.preset={each.refine.preset} for the row {name}"
+            raise UsageError("presets in --compare only", came, "Leave out --set refine.preset.")
+
+
+def _check_same_classes(data: Layout, tuning: Layout) -> None:
+    if set(data.names) != set(tuning.names):
+        fix = "Mend the palettes, or give one for both with --palette."
+        raise UsageError(f"the classes of --data ({', '.join(data.names)}) in --tune-on", ", ".join(tuning.names), fix)
+
+
 def _check_free_thresholds(settings: dict[str, RunSettings]) -> None:
     for each in settings.values():
         if each.scoring.threshold is not None:
@@ -99,7 +124,8 @@ def _check_free_thresholds(settings: dict[str, RunSettings]) -> None:
 def _print(report: dict[str, Any]) -> None:
     presets = report.get("presets", {"": report})
     names = [c["name"] for c in report["classes"]]
-    console = Console(highlight=False)
+    # Classes and folders may be called [so] or :so:, which is no markup.
+    console = Console(highlight=False, markup=False, emoji=False)
     console.width = max(console.width, 24 + 12 * (len(names) + 1))  # nothing is cut: it may be read by a program
     if len(presets) > 1:
         console.print(_comparison(presets))
