@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rs_pipeline.__main__ import share_one_heap
+
 if TYPE_CHECKING:
     from rs_pipeline.plan import RunPlan
     from rs_pipeline.segmenter import Segmenter
@@ -160,6 +162,7 @@ def main() -> None:
     parser.add_argument("--parts", type=float, help=argparse.SUPPRESS)  # what the bench starts itself with, in a fresh process
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    share_one_heap()  # as the command does
     if args.parts is not None:
         print(json.dumps(time_parts(args, args.out)))
         return

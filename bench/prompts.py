@@ -119,7 +119,7 @@ def main() -> None:
     seconds: dict[str, dict[int, list[float]]] = {"ours": {}, "one by one": {}, "re-encode": {}}
     for count in counts:
         segmenter.encode_texts(classes_of(count))  # once per run, not per tile
-    for turn in range(rounds + (not slow)):
+    for turn in range(rounds + 1):
         for count in counts:
             classes = classes_of(count)
             race = {"ours": lambda c=classes: segmenter.segment(images, valid, c)}
@@ -128,7 +128,7 @@ def main() -> None:
                 race["re-encode"] = lambda c=classes: loop(segmenter, images, c, reencode=True)
             for name, work in race.items():
                 taken = timed(work)
-                if turn or slow:  # the first round warms up
+                if turn:  # the first round warms up
                     seconds[name].setdefault(count, []).append(taken)
     median = {name: {c: float(np.median(t)) for c, t in by.items()} for name, by in seconds.items()}
     print(f"{args.model} on {segmenter.device.type}, {len(images)} tiles of {side} px, seconds (and times that of ours)")

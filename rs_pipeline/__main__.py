@@ -16,7 +16,7 @@ _M_ARENA_MAX = -8
 
 def command() -> None:
     """Run the command and leave at once: taking the models' libraries apart, module by module, would take two seconds more."""
-    _share_one_heap()
+    share_one_heap()
     try:
         main()
         code = 0
@@ -28,7 +28,7 @@ def command() -> None:
     os._exit(code)
 
 
-def _share_one_heap() -> None:
+def share_one_heap() -> None:
     """One heap for all threads, before there are any, and for the worker processes that are started.
 
     The heaps that glibc gives to threads hold no large blocks: every tensor of a model in a thread would be mapped afresh and cleared by

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import platform
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+TRIM_THRESHOLD, MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt(3)."""
-KEEP_BYTES = 2**30
+KEEP_BYTES = 2**31 - 1
+"""The greatest that mallopt takes."""
 
 
 def keep_freed_memory() -> None:
@@ -18,5 +19,5 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(MMAP_THRESHOLD, KEEP_BYTES)
+        libc.mallopt(MMAP_MAX, 0)
         libc.mallopt(TRIM_THRESHOLD, KEEP_BYTES)

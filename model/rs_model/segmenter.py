@@ -104,8 +104,9 @@ class PromptedSegmenter:
             if self.with_instances:
                 scores = score(sam, decoded, fused)[present]
                 index, best = best_queries(scores, presence, scoring.query_threshold, scoring.top_queries)
-                queries = decoded.queries[present].gather(1, index[:, :, None].expand(-1, -1, decoded.queries.shape[2]))
-                instances = Instances(mask_logits(sam, pixels, queries), best)
+                if index.shape[1]:
+                    queries = decoded.queries[present].gather(1, index[:, :, None].expand(-1, -1, decoded.queries.shape[2]))
+                    instances = Instances(mask_logits(sam, pixels, queries), best)
             maps[present] = word_probability(semantic_logits(sam, pixels), presence, size, instances, scoring.presence_power)
         return maps.view(len(pyramid.position), len(prompts), *size)
 

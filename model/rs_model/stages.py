@@ -214,7 +214,7 @@ def embed_pixels(sam: Sam3Model, pyramid: Pyramid, fused: Fused) -> Tensor:
     pixel = decoder.pixel_decoder
     # SAM 3 carries a third, unused conv and norm.
     for level, conv, norm in zip(pyramid.levels[1::-1], pixel.conv_layers, pixel.norms, strict=False):
-        pixels = F.relu(norm(_conv_of_sum(cast("nn.Conv2d", conv), pixels, level, rows_of_image)))
+        pixels = F.relu_(norm(_conv_of_sum(cast("nn.Conv2d", conv), pixels, level, rows_of_image)))
     return pixels
 
 
