@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Sam3Model
 
-from rs_model.refine.clip_fusion import agreement, class_prior, fuse_loglinear
+from rs_model.refine.clip_fusion import CONTRAST, agreement, class_prior, fuse_loglinear
 from rs_model.refine.gates import QueryGate, attention_alpha, load_query_gate, presence_gate, query_gate
 from rs_model.refine.importance import patch_importance, presence_attention
 from rs_model.refine.laplacian import laplacian
@@ -63,12 +63,15 @@ class Chain:
     def __init__(self, settings: RefineSettings, clip: DenseClipLike | None = None, device: torch.device | None = None) -> None:
         self.settings, self.clip = settings, clip
         self._steps = settings.active
-        weights = settings.query_gate.weights if "query_gate" in self._steps and settings.query_gate.by == "mlp" else None
+        weights = settings.query_gate.weights if "query_gate" in self._steps else None
         self.gate: QueryGate | None = load_query_gate(Path(weights)).to(device).eval() if weights else None
 
     def backbone(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens of the images, (N, n, D)."""
-        return self._filtered(tokens, grid, "backbone")
+        for step in self._steps:
+            if step in TOKEN_STEPS:
+                tokens = self._filter(step, tokens, grid, "backbone")
+        return tokens
 
     def encoder(self, sam: Sam3Model, fused: Fused) -> tuple[Fused, Decoded]:
         """Tokens of image and prompt, refined, and what the decoder makes of them."""
@@ -103,7 +106,7 @@ class Chain:
         settings, tokens = self.settings.clip, pyramid.tokens.float()
         proxy = settings.fusion == "proxy"
         features = clip.proxy_features(images, tokens, pyramid.grid) if proxy else clip.features(images)
-        class_of_text = [k for k, group in enumerate(words) for _ in group] + [-1] * len(settings.contrast)
+        class_of_text = [k for k, group in enumerate(words) for _ in group] + [CONTRAST] * len(settings.contrast)
         texts = clip.encode_texts([word for group in words for word in group] + list(settings.contrast))
         size = (probabilities.shape[-2], probabilities.shape[-1])
         prior = class_prior(features, texts, class_of_text, len(words), settings.scale, size)
@@ -113,12 +116,6 @@ class Chain:
             trust = agreement(tokens, pyramid.grid, clip.features(images) if proxy else features)
             strength = strength * functional.interpolate(trust, size, mode="bilinear", align_corners=False)
         return fuse_loglinear(probabilities, prior, strength)
-
-    def _filtered(self, tokens: Tensor, grid: tuple[int, int], place: str) -> Tensor:
-        for step in self._steps:
-            if step in TOKEN_STEPS:
-                tokens = self._filter(step, tokens, grid, place)
-        return tokens
 
     def _filter(self, step: str, tokens: Tensor, grid: tuple[int, int], place: str) -> Tensor:
         s = self.settings
