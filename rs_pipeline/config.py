@@ -37,6 +37,7 @@ class WorkerSettings(Section):
     cluster: str
     count: Count | None
     batch_size: Count
+    task_tiles: Count
     ahead: Count
     retries: Annotated[int, Field(ge=0)]
     connect_timeout_s: Positive
@@ -46,7 +47,9 @@ class VectorSettings(Section):
     """How labels become polygons."""
 
     block_px: Annotated[int, Field(ge=16)]
-    min_area_m2: Annotated[float, Field(ge=0)]
+    connectivity: Literal[4, 8]
+    min_area_m2: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    simplify_m: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class RunSettings(Section):
@@ -58,6 +61,8 @@ class RunSettings(Section):
     source: tuple[str, ...]
     catalog: str
     datetime: str | None
+    scenes: tuple[str, ...]
+    per_scene: bool
     out: str | None
     outputs: str
     overwrite: bool

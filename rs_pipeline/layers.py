@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyogrio
 import shapely
 from numpy.typing import NDArray
-from pyogrio.errors import DataLayerError, DataSourceError, FieldError, GeometryError
 from pyproj import CRS
 
 from rs_pipeline.classes import NOT_OBSERVED, ClassSet
 from rs_pipeline.errors import OutputError, UsageError
+from rs_pipeline.geopackage import GEOMETRY_COLUMN, GeoPackage, as_output_error
 from rs_pipeline.styles import class_style, coverage_style, write_styles
 from rs_pipeline.vectorize import COVERAGE_STATES, OBSERVED, UNOBSERVED, Features
 
 COVERAGE_LAYER = "coverage"
 """Name of the layer that says where the grid was observed."""
-GEOMETRY_COLUMN = "geometry"
 
-# QGIS up to 3.28 warns about GeoPackage 1.4.
-_GEOPACKAGE_VERSION = "1.3"
-_PENDING_BYTES = 32 * 2**20
 _GEOMETRY = pa.field(GEOMETRY_COLUMN, pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
 _CLASS_SCHEMA = pa.schema(
     [
@@ -38,6 +34,7 @@ _CLASS_SCHEMA = pa.schema(
         ("class", pa.string()),
         ("area_m2", pa.float64()),
         ("score_mean", pa.float64()),
+        ("edge_not_observed", pa.float64()),
         ("scene", pa.string()),
         ("datetime", pa.timestamp("ms", tz="UTC")),
     ]
@@ -64,6 +61,7 @@ def write_layers(
     features: Iterable[Features],
     coverage: Iterable[Features],
     scenes: Sequence[tuple[str, str | None]],
+    geometry_type: Literal["Polygon", "MultiPolygon"] = "Polygon",
 ) -> dict[str, LayerSummary]:
     """Write one layer per class, named as the class, and the layer `coverage`; gives a summary of each class by name.
 
@@ -77,6 +75,7 @@ def write_layers(
     features: objects of the classes.
     coverage: polygons of `polygonize_coverage`.
     scenes: (id, ISO 8601 date and time or None) of each scene, by `Features.source`; a time without zone is UTC.
+    geometry_type: of `features`.
 
     Raises
     ------
@@ -85,73 +84,37 @@ def write_layers(
     if path.exists():
         raise OutputError("a new file for the layers", f"{path}, which exists", "Choose another output folder.")
     check_layer_names(classes)
-    writer = _Writer(path, crs)
     tally = _Tally(len(classes))
     scene_columns = _scene_columns(scenes)
-    with _without_syncing():
+    with _scratch_beside(path) as scratch:
+        package = GeoPackage(path, crs, scratch)
         for name in classes.names:
-            writer.create(name, _CLASS_SCHEMA)
-        writer.create(COVERAGE_LAYER, _COVERAGE_SCHEMA)
+            package.create(name, _CLASS_SCHEMA, geometry_type)
+        package.create(COVERAGE_LAYER, _COVERAGE_SCHEMA, "Polygon")
         for batch in features:
             tally.add(batch)
             for item in classes:
                 chosen = np.flatnonzero(batch.value == item.value)
                 if len(chosen):
-                    writer.add(item.name, _class_table(batch, chosen, item.name, scene_columns))
+                    package.add(item.name, _class_table(batch, chosen, item.name, scene_columns))
         for batch in coverage:
-            writer.add(COVERAGE_LAYER, _coverage_table(batch))
-        writer.flush()
+            package.add(COVERAGE_LAYER, _coverage_table(batch))
+        package.finish()
     styles = {item.name: class_style(item.colour) for item in classes}
     styles[COVERAGE_LAYER] = coverage_style("state", COVERAGE_STATES[OBSERVED], COVERAGE_STATES[UNOBSERVED])
-    with _as_output_error(path):
+    with as_output_error(path):
         write_styles(path, GEOMETRY_COLUMN, styles)
         with path.open("rb") as file:
             os.fsync(file.fileno())
     return dict(zip(classes.names, tally.summaries(), strict=True))
 
 
-class _Writer:
-    """Appends tables to the layers of one file, in few large steps."""
-
-    def __init__(self, path: Path, crs: CRS) -> None:
-        self._path = path
-        self._crs = crs.to_string() if crs.to_authority() else crs.to_wkt()
-        self._pending: dict[str, list[pa.Table]] = {}
-        self._pending_bytes = 0
-
-    def create(self, layer: str, schema: pa.Schema) -> None:
-        """Make a layer, which the next flush writes even if nothing is added."""
-        self._pending[layer] = [schema.empty_table()]
-
-    def add(self, layer: str, table: pa.Table) -> None:
-        """Take rows for a layer."""
-        self._pending.setdefault(layer, []).append(table)
-        self._pending_bytes += table.nbytes
-        if self._pending_bytes >= _PENDING_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is pending."""
-        for layer, tables in self._pending.items():
-            with _as_output_error(self._path):
-                self._append(layer, tables)
-        self._pending = {}
-        self._pending_bytes = 0
-
-    def _append(self, layer: str, tables: list[pa.Table]) -> None:
-        # One batch is one transaction.
-        pyogrio.write_arrow(
-            pa.concat_tables(tables).combine_chunks(),
-            self._path,
-            layer=layer,
-            driver="GPKG",
-            geometry_name=GEOMETRY_COLUMN,
-            geometry_type="Polygon",
-            crs=self._crs,
-            append=self._path.exists(),
-            dataset_options={"VERSION": _GEOPACKAGE_VERSION},
-            layer_options={"GEOMETRY_NAME": GEOMETRY_COLUMN, "SPATIAL_INDEX": "YES"},
-        )
+@contextmanager
+def _scratch_beside(path: Path) -> Iterator[Path]:
+    with as_output_error(path):
+        folder = TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
+    with folder:
+        yield Path(folder.name)
 
 
 class _Tally:
@@ -210,6 +173,7 @@ def _class_table(
         [name] * len(chosen),
         batch.area_m2[chosen],
         batch.score_mean[chosen],
+        batch.edge_not_observed[chosen],
         ids[source],
         times[source],
     ]
@@ -219,24 +183,3 @@ def _class_table(
 def _coverage_table(batch: Features) -> pa.Table:
     states = [COVERAGE_STATES[int(value)] for value in batch.value]
     return pa.table([shapely.to_wkb(batch.geometry), states, batch.area_m2], schema=_COVERAGE_SCHEMA)
-
-
-@contextmanager
-def _without_syncing() -> Iterator[None]:
-    """Let SQLite not wait for the disk at every step: the file is of no use before its last byte, and is synced then."""
-    option = "OGR_SQLITE_SYNCHRONOUS"
-    before = pyogrio.get_gdal_config_option(option)
-    pyogrio.set_gdal_config_options({option: "OFF"})
-    try:
-        yield
-    finally:
-        pyogrio.set_gdal_config_options({option: before})
-
-
-@contextmanager
-def _as_output_error(path: Path) -> Iterator[None]:
-    """Failures to write, told as an OutputError."""
-    try:
-        yield
-    except (DataSourceError, DataLayerError, FieldError, GeometryError, sqlite3.Error, OSError) as error:
-        raise OutputError(f"a writable GeoPackage {path}", str(error), "Check the folder's permissions and free space.") from error

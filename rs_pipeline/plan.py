@@ -90,7 +90,7 @@ def plan_run(settings: RunSettings) -> RunPlan:
     check_vocabulary(info, classes)
     check_refinements(info, options.refine.active)
     aoi = read_aoi(settings.aoi) if settings.aoi is not None else None
-    scenes, scene_notes = _find(settings, aoi)
+    scenes, scene_notes = select_scenes(settings, aoi)
     where: BaseGeometry = shapely.union_all([s.info.footprint for s in scenes])
     if aoi is not None:
         aoi = aoi.near(where)
@@ -129,10 +129,23 @@ def _cut(grid: Grid, aoi: Aoi | None, settings: RunSettings, info: ModelInfo) ->
     return TilePlan(grid, tile_px, overlap_px, area)
 
 
-def _find(settings: RunSettings, aoi: Aoi | None) -> tuple[list[Scene], list[str]]:
+def select_scenes(settings: RunSettings, aoi: Aoi | None) -> tuple[list[Scene], list[str]]:
+    """The scenes of a run, on top first, and what the user should know about them.
+
+    Raises
+    ------
+    CatalogError: there are none, or too many, or one that was asked for is not among them.
+    """
     sources = settings.source or (settings.catalog,)
     area = aoi.in_crs(LON_LAT) if aoi is not None else None
     scenes = find_scenes(sources, parse_interval(settings.datetime), area)
+    if settings.scenes:
+        found = [s.id for s in scenes]
+        missing = [scene for scene in settings.scenes if scene not in found]
+        if missing:
+            expected = f"scenes of the source ({', '.join(found[:8])})"
+            raise CatalogError(expected, ", ".join(missing), "Check --set scenes, --aoi and --datetime.")
+        scenes = [s for s in scenes if s.id in settings.scenes]
     if len(scenes) > MAX_SCENES:
         raise CatalogError(f"at most {MAX_SCENES} scenes in one run", f"{len(scenes)}", "Narrow --datetime, --aoi or --source.")
     undated = sum(s.datetime is None for s in scenes)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -17,18 +18,20 @@ from rs_pipeline import manifest
 from rs_pipeline.classes import NOT_OBSERVED
 from rs_pipeline.cog import BlockRaster, Look, label_colours
 from rs_pipeline.config import RunSettings
+from rs_pipeline.dispatch import infer
 from rs_pipeline.errors import SegmenterError
 from rs_pipeline.grid import Window
 from rs_pipeline.inference import BatchResult, check_unchanged
 from rs_pipeline.layers import LayerSummary, write_layers
 from rs_pipeline.mosaic import blend_block, label_block
+from rs_pipeline.parallel import map_in_order
 from rs_pipeline.plan import RunPlan, plan_run
 from rs_pipeline.products import staged, write_manifest
 from rs_pipeline.raster import burn_mask
 from rs_pipeline.reporting import Reporter, Silent
 from rs_pipeline.store import TileStore
-from rs_pipeline.vectorize import polygonize, polygonize_coverage
-from rs_pipeline.workers import infer, open_client
+from rs_pipeline.vectorize import Outlines, polygonize, polygonize_coverage
+from rs_pipeline.workers import open_client
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -52,7 +55,8 @@ class Stitched:
 
     labels: BlockRaster
     scores: BlockRaster
-    sources: BlockRaster
+    details: BlockRaster
+    """Index of the scene, and the score of each pixel for its own class."""
     pixels: NDArray[np.int64]
     """Count of pixels of the AOI by label, 0…255."""
 
@@ -92,7 +96,7 @@ def execute(plan: RunPlan, reporter: Reporter) -> dict[str, Any]:
             with clock("write"):
                 stitched.labels.finish(folder / "labels.tif", "mode")
                 stitched.scores.finish(folder / "scores.tif", "average")
-        for raster in (stitched.labels, stitched.scores, stitched.sources):
+        for raster in (stitched.labels, stitched.scores, stitched.details):
             raster.path.unlink()
         check_unchanged(plan.job)
         summary = manifest.describe_run(plan, manifest.Outcome(asdict(tiles), stitched.pixels, layers, clock.seconds))
@@ -165,35 +169,55 @@ def stitch(plan: RunPlan, folder: Path, scratch: ExitStack, reporter: Reporter) 
     stitched = Stitched(
         raster("labels", 1, look),
         raster("scores", len(classes), Look(NOT_OBSERVED, classes.names, tags)),
-        raster("sources", 1, Look(NOT_OBSERVED, ("scene",), {})),
+        raster("details", 2, Look(NOT_OBSERVED, ("scene", "score"), {})),
         np.zeros(256, np.int64),
     )
-    store = TileStore(job.store)
-    thresholds = [c.threshold for c in classes]
     blocks = list(_blocks(plan))
     reporter.stage("stitch", len(blocks))
-    for window in blocks:
-        if _meets_aoi(plan, window):
-            block = blend_block(window, job.plan, store.read, len(classes))
-            inside = _inside_aoi(plan, window)
-            scores = np.where(inside, block.scores, np.uint8(NOT_OBSERVED))
-            labels = label_block(scores, thresholds)
-            stitched.labels.write(window, labels[None])
-            stitched.scores.write(window, scores)
-            stitched.sources.write(window, np.where(inside, block.sources, np.uint8(NOT_OBSERVED))[None])
-            stitched.pixels[:] += np.bincount(labels[inside], minlength=256)
+    for window, block in map_in_order(lambda window: _stitch_block(plan, window), blocks):
+        if block is not None:
+            stitched.labels.write(window, block.labels[None])
+            stitched.scores.write(window, block.scores)
+            stitched.details.write(window, block.details)
+            stitched.pixels[:] += block.pixels
         reporter.advance(1)
     return stitched
 
 
+class _StitchedBlock(NamedTuple):
+    """One block, as `Stitched` keeps it."""
+
+    labels: NDArray[np.uint8]
+    scores: NDArray[np.uint8]
+    details: NDArray[np.uint8]
+    pixels: NDArray[np.int64]
+
+
+def _stitch_block(plan: RunPlan, window: Window) -> _StitchedBlock | None:
+    """One block, not observed outside the AOI; None where that is all of it. For several threads at once."""
+    if not _meets_aoi(plan, window):
+        return None
+    classes = plan.job.classes
+    scores, sources = blend_block(window, plan.job.plan, TileStore(plan.job.store).read, len(classes))
+    inside = _inside_aoi(plan, window)
+    if not inside.all():
+        scores[:, ~inside], sources[~inside] = NOT_OBSERVED, NOT_OBSERVED
+    labels = label_block(scores, [c.threshold for c in classes])
+    # A label is the class that scores highest.
+    details = np.stack([sources, scores.max(axis=0)])
+    return _StitchedBlock(labels, scores, details, np.bincount(labels[inside], minlength=256))
+
+
 def vectorize(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporter) -> dict[str, LayerSummary]:
     """Trace the classes and the coverage into `layers.gpkg`."""
-    grid, block_px = plan.job.plan.grid, plan.settings.vectors.block_px
-    classes = plan.job.classes
+    grid, classes, settings = plan.job.plan.grid, plan.job.classes, plan.settings.vectors
+    outlines = Outlines(settings.connectivity, settings.min_area_m2, settings.simplify_m)
+    threads = len(os.sched_getaffinity(0))
 
     def read_block(window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
         reporter.advance(1)
-        return stitched.labels.read(window)[0], stitched.scores.read(window), stitched.sources.read(window)[0]
+        sources, scores = stitched.details.read(window)
+        return stitched.labels.read(window)[0], scores, sources
 
     def read_labels(window: Window) -> NDArray[np.uint8]:
         reporter.advance(1)
@@ -205,9 +229,10 @@ def vectorize(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporte
         folder / "layers.gpkg",
         grid.crs,
         classes,
-        polygonize(grid, len(classes), read_block, block_px, plan.settings.vectors.min_area_m2),
-        polygonize_coverage(grid, read_labels, lambda window: _inside_aoi(plan, window), block_px),
+        polygonize(grid, len(classes), read_block, settings.block_px, outlines, threads),
+        polygonize_coverage(grid, read_labels, lambda window: _inside_aoi(plan, window), settings.block_px, threads),
         [(s.id, s.datetime) for s in plan.job.scenes],
+        "Polygon" if settings.connectivity == 4 else "MultiPolygon",
     )
 
 

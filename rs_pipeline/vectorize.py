@@ -1,25 +1,31 @@
 """Label rasters become polygons: block by block, one polygon and one identity per object, whatever the blocks.
 
-An object is a set of pixels of one label connected along their sides. Blocks are swept row by row; what is kept from one
-to the next is the row and the column of pixels on the frontier, and the corners and sums of the objects that reach it.
+An object is a set of pixels of one label connected along their sides, or also at their corners. Blocks are taken apart on all cores and
+joined in their order; what is kept from one to the next is the pieces on the frontier, and the corners and sums of the objects that
+reach it.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
+from rs_pipeline.blocks import Parts, Planes, Rules, framed_blocks, take_apart
 from rs_pipeline.classes import NOT_OBSERVED, SCORE_MAX
-from rs_pipeline.components import NOWHERE, Fragments
-from rs_pipeline.frontier import Frontier, Planes
+from rs_pipeline.components import NOWHERE
+from rs_pipeline.frontier import Frontier, Whole
 from rs_pipeline.grid import Grid, Window
-from rs_pipeline.rings import Corners, trace_polygons
+from rs_pipeline.rings import trace_polygons
 
 ReadBlock = Callable[[Window], tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]]
-"""Window to labels (h, w), scores (K, h, w) and sources (h, w), all uint8, as `mosaic` makes them."""
+"""Window to labels, the score of each pixel for its own class, and sources: (h, w) uint8, as `mosaic` makes them."""
 ReadLabels = Callable[[Window], NDArray[np.uint8]]
 """Window to labels (h, w) uint8."""
 ReadMask = Callable[[Window], NDArray[np.bool_]]
@@ -41,7 +47,7 @@ class Features(NamedTuple):
     value: NDArray[np.uint8]
     """Label of the object's pixels."""
     geometry: NDArray[np.object_]
-    """Valid shapely polygons in CRS coordinates, with vertices at corners only."""
+    """Valid shapely polygons in CRS coordinates, multipolygons where corners connect."""
     pixels: NDArray[np.int64]
     """Pixels in the object."""
     area_m2: NDArray[np.float64]
@@ -50,33 +56,49 @@ class Features(NamedTuple):
     """Mean score, 0…1, that the pixels have for the object's class."""
     source: NDArray[np.uint8]
     """Index of the scene that most of the pixels come from, the lowest where several do; 255 none."""
+    edge_not_observed: NDArray[np.float64]
+    """Share of the outline, 0…1, beside pixels that were not observed or not asked for: the object may go on there."""
 
 
-def polygonize(grid: Grid, values: int, read_block: ReadBlock, block_px: int = 1024, min_area_m2: float = 0.0) -> Iterator[Features]:
+@dataclass(frozen=True, slots=True)
+class Outlines:
+    """How objects are made; none of it depends on the blocks but where `simplify_m` keeps every point, along their borders."""
+
+    connectivity: Literal[4, 8] = 4
+    """4: pixels that share a side are one object; 8: a corner will do."""
+    min_area_m2: float = 0.0
+    """Smallest area of a whole object that is kept."""
+    simplify_m: float = 0.0
+    """Tolerance, the square root of the areas cut off at corners (`shapely.coverage_simplify`); neighbours keep their edges in common."""
+
+
+def polygonize(
+    grid: Grid, values: int, read_block: ReadBlock, block_px: int = 1024, outlines: Outlines = Outlines(), threads: int = 1
+) -> Iterator[Features]:
     """The objects of classes 1…`values`, in batches, each sorted by id, as soon as they are known to be whole.
 
     Parameters
     ----------
     grid: the raster's grid.
     values: number of classes; other labels (0 background, 255 not observed) make no objects.
-    read_block: gives the pixels of a window; each is asked for once, row by row.
-    block_px: side of a block, pixels: sets the memory, not the result.
-    min_area_m2: smallest area of a whole object that is kept.
+    read_block: gives the pixels of a window; each is asked for once, row by row, by this thread.
+    block_px: side of a block, pixels: sets the memory.
+    threads: blocks that are worked on at once.
     """
     table = np.zeros(256, np.uint8)
     table[1 : values + 1] = np.arange(1, values + 1)
+    table[NOT_OBSERVED] = NOT_OBSERVED
 
     def read(window: Window) -> Planes:
         labels, scores, sources = read_block(window)
-        own = np.zeros_like(labels)
-        for k in range(values):
-            np.copyto(own, scores[k], where=labels == k + 1)
-        return Planes(table[labels], own, sources)
+        return Planes(table[labels], scores, sources)
 
-    yield from _sweep(grid, read, block_px, min_area_m2)
+    yield from _sweep(grid, read, block_px, outlines, threads)
 
 
-def polygonize_coverage(grid: Grid, read_labels: ReadLabels, read_inside: ReadMask, block_px: int = 1024) -> Iterator[Features]:
+def polygonize_coverage(
+    grid: Grid, read_labels: ReadLabels, read_inside: ReadMask, block_px: int = 1024, threads: int = 1
+) -> Iterator[Features]:
     """Where the asked pixels were observed (value OBSERVED) and where they were not (UNOBSERVED); scores and sources say nothing.
 
     Parameters
@@ -90,43 +112,83 @@ def polygonize_coverage(grid: Grid, read_labels: ReadLabels, read_inside: ReadMa
         nothing = np.zeros(states.shape, np.uint8)
         return Planes(np.where(read_inside(window), states, np.uint8(0)), nothing, nothing)
 
-    yield from _sweep(grid, read, block_px, 0.0)
+    yield from _sweep(grid, read, block_px, Outlines(), threads)
 
 
-def _sweep(grid: Grid, read: Callable[[Window], Planes], block_px: int, min_area_m2: float) -> Iterator[Features]:
+def _sweep(grid: Grid, read: Callable[[Window], Planes], block_px: int, outlines: Outlines, threads: int) -> Iterator[Features]:
     if block_px < 1:
         raise ValueError(f"a block has at least one pixel, got block_px {block_px}")
     front = Frontier(grid)
-    for row in range(0, grid.height, block_px):
-        front.begin_band(min(block_px, grid.height - row))
-        for col in range(0, grid.width, block_px):
-            window = Window(row, col, front.band_height, min(block_px, grid.width - col))
-            yield from _features(grid, *front.add(window, read(window)), min_area_m2)
-        yield from _features(grid, *front.end_band(), min_area_m2)
+    for parts in _taken_apart(grid, read, block_px, Rules(outlines.connectivity, outlines.simplify_m / grid.gsd_m), threads):
+        if parts.window.col_off == 0:
+            front.begin_band(parts.window.height)
+        yield from _features(grid, front.add(parts), outlines)
+        if parts.window.col_stop == grid.width:
+            yield from _features(grid, front.end_band(), outlines)
 
 
-def _features(grid: Grid, fragments: Fragments, corners: Corners, min_area_m2: float) -> Iterator[Features]:
-    """Features of whole objects, 0…n-1, in batches of bounded size."""
-    if not len(fragments.obj):
+def _taken_apart(grid: Grid, read: Callable[[Window], Planes], block_px: int, rules: Rules, threads: int) -> Iterator[Parts]:
+    """The parts of all blocks, in their order, with one block more in hand than there are threads."""
+    with ThreadPoolExecutor(threads, "rs-seg-blocks") as pool:
+        running: deque[Future[Parts]] = deque()
+        try:
+            for window, framed in framed_blocks(grid, read, block_px):
+                running.append(pool.submit(take_apart, grid, window, framed, rules))
+                if len(running) > threads:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _features(grid: Grid, whole: Whole, outlines: Outlines) -> Iterator[Features]:
+    """Features of whole objects, in batches of bounded size."""
+    fragments, corners, owner = whole
+    if not len(fragments.piece):
         return
+    obj = owner[fragments.piece]
     # The first entry of an object is then its greatest source.
-    rows = fragments.take(np.lexsort((fragments.source, -fragments.pixels, fragments.obj)))
-    heads = np.flatnonzero(np.diff(rows.obj, prepend=NOWHERE))
-    pixels = np.add.reduceat(rows.pixels, heads)
-    score = np.add.reduceat(rows.score_sum, heads) / (pixels * SCORE_MAX)
+    order = np.lexsort((fragments.source, -fragments.pixels, obj))
+    rows, obj = fragments.take(order), obj[order]
+    heads = np.flatnonzero(np.diff(obj, prepend=NOWHERE))
+    pixels, score, sides, unseen = (np.add.reduceat(s, heads) for s in (rows.pixels, rows.score_sum, rows.sides, rows.unseen_sides))
     first = np.minimum.reduceat(rows.first, heads)
     area = pixels * abs(grid.transform.determinant)
 
     kept = np.argsort(first)
-    kept = kept[area[kept] >= min_area_m2]
-    corner_counts = np.bincount(corners.obj, minlength=len(heads))[kept]
+    kept = kept[area[kept] >= outlines.min_area_m2]
+    corner_counts = np.bincount(owner[corners.piece], minlength=len(heads))[kept]
     batch_of = np.cumsum(corner_counts) // _BATCH_CORNERS
-    rank = np.full(len(heads), NOWHERE, np.int32)
     for batch in np.unique(batch_of):
         objs = kept[batch_of == batch]
-        rank[:] = NOWHERE
-        rank[objs] = np.arange(len(objs))
-        mine = corners.take(rank[corners.obj] != NOWHERE)
-        geometry = trace_polygons(mine._replace(obj=rank[mine.obj]), grid.transform)
+        geometry = _geometry(grid, whole, objs, outlines)
         entry = rows.take(heads[objs])
-        yield Features(first[objs], entry.label, geometry, pixels[objs], area[objs], score[objs], entry.source)
+        yield Features(
+            first[objs],
+            entry.label,
+            geometry,
+            pixels[objs],
+            area[objs],
+            score[objs] / (pixels[objs] * SCORE_MAX),
+            entry.source,
+            unseen[objs] / sides[objs],
+        )
+
+
+def _geometry(grid: Grid, whole: Whole, objs: NDArray[np.int64], outlines: Outlines) -> NDArray[np.object_]:
+    """Polygons of some objects; multipolygons of 8-connected ones, their parts by first pixel."""
+    fragments, corners, owner = whole
+    rank = np.full(len(owner), NOWHERE, np.int32)
+    rank[objs] = np.arange(len(objs))
+    first = np.full(len(owner), np.iinfo(np.int64).max)
+    np.minimum.at(first, fragments.piece, fragments.first)
+    pieces = np.flatnonzero(rank[owner] != NOWHERE)
+    pieces = pieces[np.lexsort((first[pieces], rank[owner[pieces]]))]
+    place = np.full(len(owner), NOWHERE, np.int32)
+    place[pieces] = np.arange(len(pieces))
+    mine = corners.take(place[corners.piece] != NOWHERE)
+    polygons = trace_polygons(mine._replace(piece=place[mine.piece]), grid.transform, simplified=outlines.simplify_m > 0)
+    if outlines.connectivity == 4:
+        return polygons
+    return np.asarray(shapely.multipolygons(polygons, indices=rank[owner[pieces]]), object)

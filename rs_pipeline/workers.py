@@ -1,31 +1,26 @@
-"""Workers from configuration, this process or Dask's, and a sliding window of batches over them."""
+"""Workers from configuration: this process, or Dask's."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from rs_pipeline.config import WorkerSettings
-from rs_pipeline.errors import ClusterError, RsSegError
-from rs_pipeline.inference import BatchResult, infer_batch, open_job
+from rs_pipeline.errors import ClusterError
+from rs_pipeline.inference import open_job
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client
 
 SMALL_JOB_TILES = 64
 MAX_LOCAL_WORKERS = 4
-Results = Generator[BatchResult, None, None]
 IN_HAND = 2
-"""Batches that a worker has in hand: while the model computes one, the next is read, or the last one written."""
+"""Tasks that a worker has in hand: while the model computes a batch of one, the other's next batch is read, or its last one written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +88,7 @@ def open_client(crew: Crew, settings: WorkerSettings) -> Iterator[Client | None]
         return
     import dask.config
 
-    # A worker that dies names as suspects all the batches it held; `infer` tries their tiles again, one by one.
+    # A worker that dies names as suspects all the tasks it held; `dispatch` tries them again, each alone.
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         TemporaryDirectory(prefix="rs-seg-", ignore_cleanup_errors=True) as scratch,
@@ -107,6 +102,8 @@ def _cluster(crew: Crew, scratch: str) -> Any:
     from distributed import LocalCluster
 
     everywhere = {"threads_per_worker": IN_HAND, "dashboard_address": None, "host": "127.0.0.1", "local_directory": scratch}
+    # Workers that are stopped over their tasks warn of each.
+    everywhere["silence_logs"] = logging.ERROR
     if crew.kind == "cuda":
         try:
             from dask_cuda import LocalCUDACluster
@@ -114,104 +111,3 @@ def _cluster(crew: Crew, scratch: str) -> Any:
             raise ClusterError("dask-cuda for --cluster cuda", f"{error}", "Install it: pip install 'rs-seg[cuda]'.") from error
         return LocalCUDACluster(**everywhere)
     return LocalCluster(n_workers=crew.count, processes=True, memory_limit=0, **everywhere)
-
-
-def infer(
-    client: Client | None, job_path: Path, indices: Sequence[int], settings: WorkerSettings, on_batch: Callable[[BatchResult], None]
-) -> list[tuple[int, str]]:
-    """Compute tiles, a window of batches at a time, whatever their number.
-
-    Parameters
-    ----------
-    client: of the workers; None: this process is the worker.
-    job_path: a saved `Job` that the workers can read too.
-    on_batch: told of every batch that ended.
-
-    Returns
-    -------
-    Tiles that failed, with the error; the rest is in the store.
-
-    Raises
-    ------
-    RsSegError: what no retry mends (a source changed, the store is full, the model does not load).
-    """
-    batches = iter([tuple(indices[i : i + settings.batch_size]) for i in range(0, len(indices), settings.batch_size)])
-    failed: list[tuple[int, str]] = []
-    with closing(_here(job_path, batches, settings) if client is None else _elsewhere(client, job_path, batches, settings)) as results:
-        for result in results:
-            failed.extend(result.failed)
-            on_batch(result)
-    return failed
-
-
-def _here(job_path: Path, batches: Iterator[tuple[int, ...]], settings: WorkerSettings) -> Results:
-    """The batches' results in their order, computed in this process."""
-    hands, patient = ThreadPoolExecutor(IN_HAND, "rs-seg-hand"), True
-    try:
-        running = deque(hands.submit(infer_batch, job_path, batch, settings.retries) for batch in islice(batches, settings.ahead))
-        while running:
-            try:
-                result = running.popleft().result()
-            except RsSegError:
-                raise
-            except Exception as error:
-                raise _unfit(error) from error
-            running.extend(hands.submit(infer_batch, job_path, batch, settings.retries) for batch in islice(batches, 1))
-            yield result
-    except KeyboardInterrupt:
-        patient = False  # a large model may take minutes over what it has in hand
-        raise
-    finally:
-        hands.shutdown(wait=patient, cancel_futures=True)
-
-
-def _elsewhere(client: Client, job_path: Path, batches: Iterator[tuple[int, ...]], settings: WorkerSettings) -> Results:
-    """The batches' results as they come from Dask's workers."""
-    from distributed import as_completed
-
-    workers = max(1, len(client.scheduler_info()["workers"]))
-
-    def submit(batch: tuple[int, ...]) -> Any:
-        return client.submit(infer_batch, job_path, batch, settings.retries, pure=False)
-
-    running = {submit(batch): batch for batch in islice(batches, workers * settings.ahead)}
-    suspects: list[int] = []
-    finished = as_completed(list(running), loop=client.loop)
-    for future in finished:
-        batch = running.pop(future)
-        result = _outcome(future)
-        if result is None:
-            suspects.extend(batch)
-        else:
-            yield result
-        for following in islice(batches, 1):
-            new = submit(following)
-            running[new] = following
-            finished.add(new)
-    for index in suspects:
-        # Nothing else runs now: if the worker dies, it was this tile.
-        yield _outcome(submit((index,))) or BatchResult((), (), ((index, "KilledWorker: the worker died while computing it"),))
-
-
-def _outcome(future: Future[BatchResult]) -> BatchResult | None:
-    """The result of a batch; None where it was lost with its worker."""
-    from distributed import CancelledError, KilledWorker
-
-    if future.status == "lost":
-        return None
-    try:
-        return future.result()
-    except KilledWorker:
-        return None
-    except CancelledError as error:
-        raise ClusterError("a scheduler that stays", f"the connection was lost ({error})", "Run again: finished tiles are kept.") from error
-    except RsSegError:
-        raise
-    except Exception as error:
-        raise _unfit(error) from error
-
-
-def _unfit(error: Exception) -> ClusterError:
-    """What a tile raises is caught where it is computed: this is the worker's own trouble."""
-    fix = "Install the same version, with the model, on every worker."
-    return ClusterError("workers that can run a task of this run", f"{type(error).__name__}: {error}", fix)

@@ -50,6 +50,25 @@ class Killing(Pointwise):
         return super().segment(images, valid, classes)
 
 
+class Greedy(Pointwise):
+    """Dies of more than one tile, as a worker does that the system kills for its memory."""
+
+    def segment(self, images, valid, classes):
+        if len(images) > 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().segment(images, valid, classes)
+
+
+class CountingKilling(Killing):
+    """Leaves a line for every tile it did in the file that RS_SEG_TEST_LOG names."""
+
+    def segment(self, images, valid, classes):
+        scores = super().segment(images, valid, classes)
+        with Path(os.environ["RS_SEG_TEST_LOG"]).open("a") as log:
+            log.write("tile\n" * len(images))
+        return scores
+
+
 class Nonsense(Pointwise):
     def segment(self, images, valid, classes):
         return super().segment(images, valid, classes) * 2 + 1
@@ -105,6 +124,14 @@ def slow(folder):
 
 def killing(folder):
     return Provider(Killing)
+
+
+def greedy(folder):
+    return Provider(Greedy)
+
+
+def counting_killing(folder):
+    return Provider(CountingKilling)
 
 
 def nonsense(folder):

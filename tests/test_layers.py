@@ -11,7 +11,7 @@ import shapely
 from affine import Affine
 from pyproj import CRS
 
-from rs_pipeline import layers
+from rs_pipeline import geopackage, layers
 from rs_pipeline.classes import Class, ClassSet
 from rs_pipeline.errors import OutputError, UsageError
 from rs_pipeline.grid import Grid, Window
@@ -19,7 +19,7 @@ from rs_pipeline.layers import LayerSummary, write_layers
 from rs_pipeline.vectorize import Features, polygonize, polygonize_coverage
 
 LABELS = np.array([[1, 1, 0, 2], [0, 0, 0, 2], [1, 0, 255, 255]], np.uint8)
-SCORES = np.where(LABELS == 255, 255, np.array([[[127]], [[254]], [[0]]])).astype(np.uint8)
+SCORES = np.array([0, 127, 254, 0], np.uint8)[LABELS % 4]
 SOURCES = np.array([[0, 0, 0, 1], [0, 0, 0, 1], [255, 0, 255, 255]], np.uint8)
 GRID = Grid(CRS.from_epsg(32633), Affine(10, 0, 500_000, 0, -10, 4_000_000), *LABELS.shape)
 SCENES = [("S2A", "2024-05-01T12:20:30+02:00"), ("no date", None)]
@@ -35,7 +35,7 @@ CLASSES = classes_named("road", "open water", "empty")
 def features() -> Iterator[Features]:
     def read(window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows, cols = window.slices()
-        return LABELS[rows, cols], SCORES[:, rows, cols], SOURCES[rows, cols]
+        return LABELS[rows, cols], SCORES[rows, cols], SOURCES[rows, cols]
 
     return polygonize(GRID, 3, read, 2)
 
@@ -91,7 +91,7 @@ def test_a_class_that_was_not_found_has_a_layer_with_the_same_columns(package: P
     assert empty["geometry_type"] == "Polygon"
     assert empty["ogr_types"] == road["ogr_types"]
     assert empty["crs"] == "EPSG:32633"
-    assert empty["fields"].tolist() == ["id", "class", "area_m2", "score_mean", "scene", "datetime"]
+    assert empty["fields"].tolist() == ["id", "class", "area_m2", "score_mean", "edge_not_observed", "scene", "datetime"]
 
 
 def test_the_coverage_says_where_the_grid_was_observed(package: Path) -> None:
@@ -154,7 +154,7 @@ def test_names_are_kept_whatever_is_in_them(tmp_path: Path) -> None:
 
 
 def test_many_small_batches_and_one_large_one_give_the_same_layers(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "_PENDING_BYTES", 1)
+    monkeypatch.setattr(geopackage, "_BATCH_BYTES", 1)
     write(tmp_path / "layers.gpkg")
     for name in (*CLASSES.names, "coverage"):
         one, other = (pyogrio.read_dataframe(path, layer=name) for path in (package, tmp_path / "layers.gpkg"))

@@ -8,6 +8,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import rasterio.warp
 import shapely
 from affine import Affine
 from conftest import random_pixels
@@ -169,6 +170,29 @@ def test_scenes_of_different_crs_meet_on_one_grid(make_scene, settings_for, tmp_
     assert set(frame["scene"]) == {"a", "b"}
 
 
+def test_each_pixel_is_the_newest_scene_s_that_saw_it_whatever_the_crs_and_resolution(make_scene, settings_for, tmp_path):
+    holes = random_pixels(seed=5)
+    holes[:, 40:110, 30:120] = 0
+    make_scene("archive/new_20240101.tif", holes, nodata=0, gsd=0.7)
+    # The same place in degrees, in pixels of about 0.45 m.
+    degrees = Affine(6e-6, 0, 9.0, 0, -4.05e-6, 47.8535)
+    make_scene("archive/old_20200101.tif", random_pixels(320, 320, seed=6), crs="EPSG:4326", transform=degrees)
+    aoi = ",".join(map(str, rasterio.warp.transform_bounds("EPSG:32632", "EPSG:4326", 500_015, 5_299_930, 500_100, 5_299_990)))
+
+    def labels(name, **flags):
+        summary = run(settings_for(tmp_path / "archive", out=str(tmp_path / "outputs" / name), aoi=aoi, gsd_m=1.0, **flags))
+        return labels_of(summary["out"]), summary
+
+    both, summary = labels("both")
+    new, one = labels("new", scenes=("new_20240101",))
+    old, other = labels("old", scenes=("old_20200101",))
+    assert summary["plan"]["grid"] == one["plan"]["grid"] == other["plan"]["grid"]
+    assert (new == UNSEEN).sum() > 1000
+    assert (new != UNSEEN).sum() > 1000
+    np.testing.assert_array_equal(both, np.where(new == UNSEEN, old, new))
+    assert {s["id"]: round(s["gsd_m"], 1) for s in summary["scenes"]} == {"new_20240101": 0.7, "old_20200101": 0.4}
+
+
 def test_an_aoi_in_two_far_corners_costs_only_its_tiles(make_scene, settings_for, tmp_path):
     make_scene("archive/a.tif")
     make_scene("archive/b.tif", origin=(505_000.0, 5_295_000.0))
@@ -230,3 +254,26 @@ def test_the_run_folder_holds_what_the_readme_says(make_scene, settings_for):
     with rasterio.open(Path(summary["out"]) / "scores.tif") as file:
         assert file.descriptions == ("road", "water", "building")
         assert file.nodata == 255
+
+
+def test_outlines_are_made_as_the_settings_say(make_scene, settings_for, tmp_path):
+    scene = make_scene(pixels=random_pixels(600, 500))
+
+    def roads(**vectors):
+        flags = {f"vectors.{key}": value for key, value in vectors.items()}
+        summary = run(settings_for(scene, out=str(tmp_path / "outputs" / "-".join(map(str, ["run", *vectors.values()]))), **flags))
+        frames = [gpd.read_file(Path(summary["out"]) / "layers.gpkg", layer=name) for name in ("road", "water", "building")]
+        return frames[0].sort_values("id"), shapely.coverage_is_valid(np.concatenate([frame.geometry.to_numpy() for frame in frames]))
+
+    exact, matched = roads(block_px=100)
+    assert not matched  # where three objects meet, the one that goes straight on has no vertex
+    simple, matched = roads(block_px=128, simplify_m=2.0)
+    assert matched
+    assert simple["id"].tolist() == exact["id"].tolist()
+    assert simple["area_m2"].tolist() == exact["area_m2"].tolist()
+    joined, _ = roads(connectivity=8)
+    assert set(joined.geom_type) == {"MultiPolygon"}
+    assert len(joined) < len(exact)
+    assert joined["area_m2"].sum() == exact["area_m2"].sum()
+    assert (exact["edge_not_observed"] > 0).any()
+    assert (exact["edge_not_observed"] == 0).any()

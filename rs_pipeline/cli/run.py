@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from rs_pipeline.config import RunSettings
 
 _PARTIAL = 3
 
@@ -31,6 +34,7 @@ def run_command(
     cluster: Annotated[str | None, typer.Option(help="in-process, local, cuda, or tcp://HOST:PORT of a Dask scheduler.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes of a local cluster.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles per forward pass.")] = None,
+    per_scene: Annotated[bool | None, typer.Option("--per-scene", help="A run of its own for each scene, into OUT/SCENE-ID.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, time a few tiles, print the cost; write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON summary on stdout, nothing else there.")] = False,
     config: Annotated[Path | None, typer.Option(help="YAML of settings; configs/run.yaml shows all of them.")] = None,
@@ -42,7 +46,6 @@ def run_command(
     """
     from rs_pipeline.cli.progress import TerminalReporter
     from rs_pipeline.config import load_settings
-    from rs_pipeline.plan import plan_run
 
     settings = load_settings(
         config,
@@ -51,6 +54,7 @@ def run_command(
             "classes": tuple(classes.split(",")) if classes is not None else None,
             "source": tuple(source) if source else None,
             "datetime": datetime,
+            "per_scene": per_scene,
             "out": out,
             "model": model,
             "refine.preset": refine,
@@ -63,27 +67,52 @@ def run_command(
         },
         sets or (),
     )
-    plan = plan_run(settings)
     if dry_run:
-        from rs_pipeline.dry_run import describe_dry_run
-
-        report = describe_dry_run(plan)
-        _print_json(report) if as_json else _print_dry_run(report)
+        _do_dry_run(settings, as_json=as_json)
         return
-    from rs_pipeline.run import execute
+    if settings.per_scene:
+        from rs_pipeline.per_scene import run_each
 
-    with TerminalReporter() as reporter:
-        summary = execute(plan, reporter)
-    _print_json(summary) if as_json else _print_summary(summary, plan.out)
-    if summary["tiles"]["failed"]:
+        with TerminalReporter() as reporter:
+            found = run_each(settings, reporter)
+        partial = found["failed"] or any(summary["tiles"]["failed"] for summary in found["runs"])
+    else:
+        from rs_pipeline.run import run
+
+        with TerminalReporter() as reporter:
+            found = run(settings, reporter)
+        partial = found["tiles"]["failed"]
+    if as_json:
+        _print_json(found)
+    else:
+        for summary in found["runs"] if settings.per_scene else [found]:
+            _print_summary(summary)
+    if partial:
         raise typer.Exit(_PARTIAL)
+
+
+def _do_dry_run(settings: RunSettings, *, as_json: bool) -> None:
+    from rs_pipeline.dry_run import describe_dry_run
+    from rs_pipeline.plan import plan_run
+
+    if settings.per_scene:
+        from rs_pipeline.per_scene import scene_settings
+
+        reports = [describe_dry_run(plan_run(own)) for own in scene_settings(settings).values()]
+    else:
+        reports = [describe_dry_run(plan_run(settings))]
+    if as_json:
+        _print_json({"runs": reports} if settings.per_scene else reports[0])
+        return
+    for report in reports:
+        _print_dry_run(report)
 
 
 def _print_json(data: dict[str, Any]) -> None:
     typer.echo(json.dumps(data, ensure_ascii=False))
 
 
-def _print_summary(summary: dict[str, Any], out: Path) -> None:
+def _print_summary(summary: dict[str, Any]) -> None:
     console = Console(highlight=False)
     table = Table("layer", "polygons", "area", "mean score", box=None, header_style="bold")
     for row in summary["classes"]:
@@ -97,7 +126,7 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
         f"{len(tiles['failed'])} failed; {unseen:.1%} of the area not observed; {sum(summary['seconds'].values()):.0f} s",
         soft_wrap=True,
     )
-    console.print(f"{_short(out)}/layers.gpkg", soft_wrap=True)
+    console.print(f"{_short(Path(summary['out']))}/layers.gpkg", soft_wrap=True)
 
 
 def _print_dry_run(report: dict[str, Any]) -> None:

@@ -31,8 +31,8 @@ def write_truth(path: Path, labels: NDArray[np.uint8], grid: Grid) -> None:
     wanted = value[labels]
 
     def read_block(window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-        nothing = np.broadcast_to(np.uint8(0), (len(TRUTH_LAYERS), *window.shape))
-        return wanted[window.slices()], nothing, nothing[0]
+        nothing = np.broadcast_to(np.uint8(0), window.shape)
+        return wanted[window.slices()], nothing, nothing
 
     found = list(polygonize(grid, len(TRUTH_LAYERS), read_block))
     for number, name in enumerate(TRUTH_LAYERS, 1):
