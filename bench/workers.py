@@ -1,0 +1,141 @@
+"""What a second worker brings, and what a scheduler costs: `python bench/workers.py [--repeat N] [--simulate WORKERS] [--json]`.
+
+By default: tiles per second of a run's infer stage with rs-tiny on `--cluster local`, one worker and two, one CPU thread each for the
+model, over the demo's scene (`rs-seg demo` first) repeated N x N times. The clock starts when all workers have done a task, so that their
+start is apart. Rounds alternate, so that a noisy machine is noisy to both; medians.
+
+With `--simulate 64`: no model, no image, 64 workers that sleep (`bench/simulated_workers.py`), and how near the time of 100,000 tiles
+comes to that of workers who never wait. A worker counts as one model, however many threads it has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pattern
+import psutil
+import rasterio
+import simulated_workers
+
+from rs_pipeline.__main__ import share_one_heap
+from rs_pipeline.config import load_settings
+from rs_pipeline.dispatch import infer, infer_task
+from rs_pipeline.plan import plan_run
+from rs_pipeline.store import TileStore
+from rs_pipeline.tasks import Task
+from rs_pipeline.workers import open_client
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from rs_pipeline.plan import RunPlan
+
+SCENE = Path(__file__).parent.parent / "data_catalog" / "demo" / "scene.tif"
+SPEED_UP_TARGET, EFFICIENCY_TARGET = 1.85, 0.90
+
+
+def plan_for(workers: int, source: Path, folder: Path) -> RunPlan:
+    """A run by so many local workers, whose models have one CPU thread each, however many cores there are."""
+    flags = {"source": (str(source),), "classes": ("road", "water"), "model": "rs-tiny", "out": str(folder / "run")}
+    plan = plan_run(load_settings(None, flags | {"workers.cluster": "local", "workers.count": workers}))
+    return replace(plan, crew=replace(plan.crew, threads=1), job=replace(plan.job, threads=1))
+
+
+def measure(workers: int, source: Path, folder: Path) -> dict[str, float]:
+    """Seconds until all workers have done a task, tiles per second from then on, and what a tile costs in CPU time."""
+    plan = plan_for(workers, source, folder)
+    todo, size = [tile.index for tile in plan.job.plan.tiles()], plan.settings.workers.batch_size
+    start = time.perf_counter()
+    with TileStore(plan.job.store).lock(), open_client(plan.crew, plan.settings.workers) as client:
+        if client is None:
+            raise RuntimeError("a local cluster was asked for")
+        path = plan.job.save()
+        warm = workers * size
+        _warm_up(client, path, [Task(tuple(todo[i : i + size]), size) for i in range(0, warm, size)])
+        ready, pids = time.perf_counter(), list(client.run(os.getpid).values())
+        used, mine = _cpu_seconds(pids), _cpu_seconds([os.getpid()])
+        failed = infer(client, path, todo[warm:], plan.settings.workers, lambda _: None)
+        seconds, tiles = time.perf_counter() - ready, len(todo) - warm
+        if failed:
+            raise RuntimeError(f"{len(failed)} tiles failed: {failed[0][1]}")
+        return {
+            "start_up_s": ready - start,
+            "tiles_per_s": tiles / seconds,
+            "worker_cpu_ms_per_tile": (_cpu_seconds(pids) - used) / tiles * 1000,
+            "client_cpu_ms_per_tile": (_cpu_seconds([os.getpid()]) - mine) / tiles * 1000,
+        }
+
+
+def _warm_up(client: Client, path: Path, tasks: list[Task]) -> None:
+    """One task for each worker; the model is loaded then."""
+    places = client.nthreads()
+    futures = [client.submit(infer_task, path, task, 0, workers=[place], pure=False) for place, task in zip(places, tasks, strict=True)]
+    client.gather(futures)
+
+
+def _cpu_seconds(pids: list[int]) -> float:
+    return float(sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids))
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Medians for one worker and for two, and the speed-up of the rounds."""
+    rounds: list[dict[int, dict[str, float]]] = []
+    with TemporaryDirectory(prefix="rs-seg-workers-") as scratch:
+        with rasterio.open(args.source) as image:
+            height, width = image.height * args.repeat, image.width * args.repeat
+        source = Path(scratch) / "scene.vrt"
+        pattern.repeat(args.source, source, height, width)
+        for r in range(args.rounds):
+            rounds.append({n: measure(n, source, Path(scratch) / f"{r}-{n}") for n in (1, 2)})
+            one, two = (rounds[-1][n]["tiles_per_s"] for n in (1, 2))
+            print(f"round {r + 1}: {one:.2f} and {two:.2f} tiles/s, x {two / one:.2f}")
+    medians = {str(n): {key: round(float(np.median([r[n][key] for r in rounds])), 2) for key in rounds[0][n]} for n in (1, 2)}
+    speed_ups = [r[2]["tiles_per_s"] / r[1]["tiles_per_s"] for r in rounds]
+    return {"workers": medians, "speed_up": round(float(np.median(speed_ups)), 3), "target": SPEED_UP_TARGET, "rounds": args.rounds}
+
+
+def simulate(args: argparse.Namespace) -> dict[str, Any]:
+    """One run by simulated workers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return simulated_workers.simulate(args.simulate, args.tiles, args.seconds_per_tile, port) | {"target": EFFICIENCY_TARGET}
+
+
+def main() -> None:
+    """Prints a table, and JSON last if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, default=SCENE)
+    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--simulate", type=int, metavar="WORKERS")
+    parser.add_argument("--tiles", type=int, default=100_000)
+    parser.add_argument("--seconds-per-tile", type=float, default=0.05)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    share_one_heap()  # as the command does
+    if not args.simulate and not args.source.is_file():
+        parser.error(f"{args.source} is not there: make it with `rs-seg demo`")
+    found = simulate(args) if args.simulate else compare(args)
+    if args.simulate:
+        for name, value in found.items():
+            print(f"{name:24} {value}")
+    else:
+        for workers, figures in found["workers"].items():
+            print(f"{workers} workers  " + "  ".join(f"{name} {value}" for name, value in figures.items()))
+        print(f"speed-up {found['speed_up']} (target {SPEED_UP_TARGET})")
+    if args.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
