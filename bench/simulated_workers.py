@@ -67,9 +67,10 @@ def _process(*command: str) -> Iterator[psutil.Process]:
         process.wait(20)
 
 
-def simulate(workers: int, tiles: int, seconds_per_tile: float, port: int) -> dict[str, Any]:
-    """Figures of one run of `tiles` tiles by so many workers."""
-    address, settings, tasks = f"tcp://127.0.0.1:{port}", load_settings().workers, []
+@contextmanager
+def _cluster(workers: int, port: int) -> Iterator[tuple[Client, psutil.Process, Path]]:
+    """A client of so many workers, their scheduler's process, and a scratch folder."""
+    address = f"tcp://127.0.0.1:{port}"
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="rs-seg-simulated-", ignore_cleanup_errors=True))
         options = ("--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
@@ -79,29 +80,37 @@ def simulate(workers: int, tiles: int, seconds_per_tile: float, port: int) -> di
             stack.enter_context(_process("-c", f"import simulated_workers as s; s.host({address!r}, {count}, {folder!r})"))
         client = stack.enter_context(Client(address, timeout=60, set_as_default=False))
         client.wait_for_workers(workers, timeout=120)
-        me, before = psutil.Process(), _cpu_seconds(scheduler)
-        mine, start_time = _cpu_seconds(me), time.perf_counter()
-        compute = partial(nap_over_task, seconds_per_tile=seconds_per_tile)
-        infer(client, Path(folder) / "job.json", range(tiles), settings, tasks.append, compute)
-        wall = time.perf_counter() - start_time
-        ideal = tiles * seconds_per_tile / workers
-        done = sum(len(task.done) for task in tasks)
-        if done != tiles:
-            raise RuntimeError(f"{tiles} tiles were asked for, {done} are done")
-        return {
-            "workers": workers,
-            "tiles": tiles,
-            "tasks": len(tasks),
-            "wall_s": round(wall, 2),
-            "ideal_s": round(ideal, 2),
-            "efficiency": round(ideal / wall, 4),
-            "tasks_per_s": round(len(tasks) / wall, 1),
-            "tiles_per_s": round(tiles / wall, 1),
-            "scheduler_cpu_s": round(_cpu_seconds(scheduler) - before, 2),
-            "client_cpu_s": round(_cpu_seconds(me) - mine, 2),
-            "scheduler_peak_rss_mb": _peak_rss_mb(scheduler),
-            "client_peak_rss_mb": _peak_rss_mb(me),
-        }
+        yield client, scheduler, Path(folder)
+
+
+def simulate(workers: int, tiles: int, seconds_per_tile: float, port: int) -> dict[str, Any]:
+    """Figures of one run of `tiles` tiles by so many workers; the clock starts when they are all there."""
+    results: list[BatchResult] = []
+    compute = partial(nap_over_task, seconds_per_tile=seconds_per_tile)
+    with _cluster(workers, port) as (client, scheduler, folder):
+        me = psutil.Process()
+        used, start = {p: _cpu_seconds(p) for p in (scheduler, me)}, time.perf_counter()
+        infer(client, folder / "job.json", range(tiles), load_settings().workers, results.append, compute)
+        wall = time.perf_counter() - start
+        used = {p: round(_cpu_seconds(p) - before, 2) for p, before in used.items()}
+        peak = {p: _peak_rss_mb(p) for p in (scheduler, me)}
+    done, ideal = sum(len(result.done) for result in results), tiles * seconds_per_tile / workers
+    if done != tiles:
+        raise RuntimeError(f"{tiles} tiles were asked for, {done} are done")
+    return {
+        "workers": workers,
+        "tiles": tiles,
+        "tasks": len(results),
+        "wall_s": round(wall, 2),
+        "ideal_s": round(ideal, 2),
+        "efficiency": round(ideal / wall, 4),
+        "tasks_per_s": round(len(results) / wall, 1),
+        "tiles_per_s": round(tiles / wall, 1),
+        "scheduler_cpu_s": used[scheduler],
+        "client_cpu_s": used[me],
+        "scheduler_peak_rss_mb": peak[scheduler],
+        "client_peak_rss_mb": peak[me],
+    }
 
 
 def _cpu_seconds(process: psutil.Process) -> float:

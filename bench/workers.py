@@ -2,7 +2,8 @@
 
 By default: tiles per second of a run's infer stage with rs-tiny on `--cluster local`, one worker and two, one CPU thread each for the
 model, over the demo's scene (`rs-seg demo` first) repeated N x N times. The clock starts when all workers have done a task, so that their
-start is apart. Rounds alternate, so that a noisy machine is noisy to both; medians.
+start is apart. Rounds alternate, so that a noisy machine is noisy to both; medians. Two workers need two free cores: where other processes
+had more than a few hundredths of a core, the figure says nothing.
 
 With `--simulate 64`: no model, no image, 64 workers that sleep (`bench/simulated_workers.py`), and how near the time of 100,000 tiles
 comes to that of workers who never wait. A worker counts as one model, however many threads it has.
@@ -62,16 +63,18 @@ def measure(workers: int, source: Path, folder: Path) -> dict[str, float]:
         warm = workers * size
         _warm_up(client, path, [Task(tuple(todo[i : i + size]), size) for i in range(0, warm, size)])
         ready, pids = time.perf_counter(), list(client.run(os.getpid).values())
-        used, mine = _cpu_seconds(pids), _cpu_seconds([os.getpid()])
+        used, mine, busy = _cpu_seconds(pids), _cpu_seconds([os.getpid()]), _busy_seconds()
         failed = infer(client, path, todo[warm:], plan.settings.workers, lambda _: None)
         seconds, tiles = time.perf_counter() - ready, len(todo) - warm
         if failed:
             raise RuntimeError(f"{len(failed)} tiles failed: {failed[0][1]}")
+        busy, used, mine = _busy_seconds() - busy, _cpu_seconds(pids) - used, _cpu_seconds([os.getpid()]) - mine
         return {
             "start_up_s": ready - start,
             "tiles_per_s": tiles / seconds,
-            "worker_cpu_ms_per_tile": (_cpu_seconds(pids) - used) / tiles * 1000,
-            "client_cpu_ms_per_tile": (_cpu_seconds([os.getpid()]) - mine) / tiles * 1000,
+            "worker_cpu_ms_per_tile": used / tiles * 1000,
+            "client_cpu_ms_per_tile": mine / tiles * 1000,
+            "cores_of_others": max(0.0, busy - used - mine) / seconds,
         }
 
 
@@ -86,6 +89,12 @@ def _cpu_seconds(pids: list[int]) -> float:
     return float(sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids))
 
 
+def _busy_seconds() -> float:
+    """CPU time of the whole machine that was not idle."""
+    times = psutil.cpu_times()
+    return float(sum(times[:8]) - times.idle - times.iowait)
+
+
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Medians for one worker and for two, and the speed-up of the rounds."""
     rounds: list[dict[int, dict[str, float]]] = []
@@ -96,8 +105,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         pattern.repeat(args.source, source, height, width)
         for r in range(args.rounds):
             rounds.append({n: measure(n, source, Path(scratch) / f"{r}-{n}") for n in (1, 2)})
-            one, two = (rounds[-1][n]["tiles_per_s"] for n in (1, 2))
-            print(f"round {r + 1}: {one:.2f} and {two:.2f} tiles/s, x {two / one:.2f}")
+            (one, two), others = ([rounds[-1][n][key] for n in (1, 2)] for key in ("tiles_per_s", "cores_of_others"))
+            print(f"round {r + 1}: {one:.2f} and {two:.2f} tiles/s, x {two / one:.2f}; others: {others[0]:.2f} and {others[1]:.2f} cores")
     medians = {str(n): {key: round(float(np.median([r[n][key] for r in rounds])), 2) for key in rounds[0][n]} for n in (1, 2)}
     speed_ups = [r[2]["tiles_per_s"] / r[1]["tiles_per_s"] for r in rounds]
     return {"workers": medians, "speed_up": round(float(np.median(speed_ups)), 3), "target": SPEED_UP_TARGET, "rounds": args.rounds}

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
-import platform
 import sys
 
 from rs_pipeline.cli import main
-
-_M_ARENA_MAX = -8
-"""A parameter of glibc's mallopt(3)."""
+from rs_pipeline.heap import share_one_heap
 
 
 def command() -> None:
@@ -26,17 +22,6 @@ def command() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def share_one_heap() -> None:
-    """One heap for all threads, before there are any, and for the worker processes that are started.
-
-    The heaps that glibc gives to threads hold no large blocks: every tensor of a model in a thread would be mapped afresh and cleared by
-    the kernel, a tenth of a run's CPU time. Elsewhere than on glibc, nothing.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from rs_pipeline.grid import Grid, Window
 from rs_pipeline.raster import opened, reading
 
 BLOCK_PX = 512
+_CACHE_BYTES = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,15 @@ class Look:
     tags: Mapping[str, str]
     colours: Mapping[int, tuple[int, int, int, int]] | None = None
     """Colour table: value to RGBA."""
+    smooth: bool = False
+    """True for measurements, which are kept as differences from pixel to pixel: a quarter to a half smaller."""
 
 
 class BlockRaster:
     """A uint8 raster on disk that is written and read by windows; scratch, not a product."""
 
     def __init__(self, path: Path, grid: Grid, bands: int, look: Look) -> None:
-        self.path = path
+        self.path, self._smooth = path, look.smooth
         with _writing(path):
             self._file = rasterio.open(
                 path,
@@ -56,6 +59,8 @@ class BlockRaster:
                 blockysize=BLOCK_PX,
                 compress="zstd",
                 zstd_level=1,
+                predictor=2 if look.smooth else 1,
+                num_threads="ALL_CPUS",
                 bigtiff="if_safer",
                 interleave="band",
                 sparse_ok=True,
@@ -79,7 +84,9 @@ class BlockRaster:
     def finish(self, path: Path, overviews: Literal["mode", "average"]) -> None:
         """Close the raster and copy it into a cloud-optimized GeoTIFF."""
         self.close()
-        options = {"COMPRESS": "DEFLATE", "PREDICTOR": "NO", "BLOCKSIZE": str(BLOCK_PX), "BIGTIFF": "IF_SAFER", "NUM_THREADS": "2"}
+        # A higher level would make differences a tenth smaller in four times the time; labels it makes a third smaller in little.
+        packing = {"PREDICTOR": "YES", "LEVEL": "1"} if self._smooth else {"PREDICTOR": "NO", "LEVEL": "6"}
+        options = {"COMPRESS": "DEFLATE", "BLOCKSIZE": str(BLOCK_PX), "BIGTIFF": "IF_SAFER", "NUM_THREADS": "ALL_CPUS"} | packing
         with _writing(path):
             rasterio.shutil.copy(str(self.path), str(path), driver="COG", OVERVIEW_RESAMPLING=overviews.upper(), **options)
 
@@ -87,6 +94,13 @@ class BlockRaster:
         """Flush and close."""
         with _writing(self.path):
             self._file.close()
+
+
+@contextmanager
+def little_cache() -> Iterator[None]:
+    """GDAL keeps no more of what is read and written than whole blocks in their order need, however large the raster."""
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
+        yield
 
 
 def write_placed_copy(image: Path, target: Path, grid: Grid) -> None:

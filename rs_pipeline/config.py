@@ -65,6 +65,7 @@ class RunSettings(Section):
     per_scene: bool
     out: str | None
     outputs: str
+    store: str | None
     overwrite: bool
     model: str
     device: str

@@ -8,13 +8,14 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future as LocalFuture
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from rs_pipeline.config import WorkerSettings
 from rs_pipeline.errors import ClusterError, RsSegError
-from rs_pipeline.inference import BatchResult, infer_batch
+from rs_pipeline.heap import give_back_free_memory
+from rs_pipeline.inference import BatchResult, infer_batch, open_job
+from rs_pipeline.job import JobPath, store_of
 from rs_pipeline.store import TileStore
 from rs_pipeline.tasks import Cutter, Task
 from rs_pipeline.workers import IN_HAND
@@ -27,18 +28,18 @@ ROLL_CALL_S = 1.0
 DESERTED_S = 300.0
 """A scheduler without a worker for so long is given up."""
 Results = Generator[BatchResult, None, None]
-Compute = Callable[[Path, Task, int], BatchResult]
+Compute = Callable[[JobPath, Task, int], BatchResult]
 """A saved job, a task of it, retries: what became of the tiles."""
 
 
-def infer_task(job_path: Path, task: Task, retries: int) -> BatchResult:
+def infer_task(job_path: JobPath, task: Task, retries: int) -> BatchResult:
     """What a worker does with a task: `infer_batch` of each of its batches, one after another."""
     return _joined([infer_batch(job_path, batch, retries) for batch in task.batches()])
 
 
 def infer(
     client: Client | None,
-    job_path: Path,
+    job_path: JobPath,
     indices: Sequence[int],
     settings: WorkerSettings,
     on_result: Callable[[BatchResult], None],
@@ -72,7 +73,7 @@ def infer(
     return failed
 
 
-def _here(job_path: Path, cutter: Cutter, settings: WorkerSettings, compute: Compute) -> Results:
+def _here(job_path: JobPath, cutter: Cutter, settings: WorkerSettings, compute: Compute) -> Results:
     """The tasks' results in their order, computed in this process."""
     hands, patient = ThreadPoolExecutor(IN_HAND, "rs-seg-hand"), True
     running: deque[LocalFuture[BatchResult]] = deque()
@@ -92,9 +93,12 @@ def _here(job_path: Path, cutter: Cutter, settings: WorkerSettings, compute: Com
         raise
     finally:
         hands.shutdown(wait=patient, cancel_futures=True)
+        # What a worker keeps open would take its memory from what follows.
+        open_job.cache_clear()
+        give_back_free_memory()
 
 
-def _elsewhere(client: Client, job_path: Path, cutter: Cutter, settings: WorkerSettings, compute: Compute) -> Results:
+def _elsewhere(client: Client, job_path: JobPath, cutter: Cutter, settings: WorkerSettings, compute: Compute) -> Results:
     """The tasks' results as they come from Dask's workers; those that were lost with a worker are tried again at the end."""
     ended: SimpleQueue[Future[BatchResult]] = SimpleQueue()
     running: dict[Future[BatchResult], Task] = {}
@@ -123,7 +127,7 @@ def _cut(cutter: Cutter, workers: int, most: int) -> list[Task]:
 
 
 def _begin(
-    client: Client, compute: Compute, job_path: Path, tasks: list[Task], settings: WorkerSettings
+    client: Client, compute: Compute, job_path: JobPath, tasks: list[Task], settings: WorkerSettings
 ) -> Iterable[tuple[Future[BatchResult], Task]]:
     """Send tasks to the scheduler, all at once: each sending takes it milliseconds."""
     if not tasks:
@@ -143,12 +147,12 @@ def _drained(ended: SimpleQueue[Future[BatchResult]]) -> list[Future[BatchResult
         return futures
 
 
-def _each_alone(client: Client, job_path: Path, suspects: Sequence[Task], settings: WorkerSettings, compute: Compute) -> Results:
+def _each_alone(client: Client, job_path: JobPath, suspects: Sequence[Task], settings: WorkerSettings, compute: Compute) -> Results:
     """The results of tasks that their worker may have died of, in halves, and in halves of those, down to the tile that does it.
 
     Nothing else runs now: if the worker dies, it was this task's tiles, or their number.
     """
-    store, lost = TileStore(job_path.parent), list(suspects)
+    store, lost = TileStore(store_of(job_path)), list(suspects)
     while lost:
         done = store.done()  # a worker keeps what it finished before it dies
         kept = [index for task in lost for index in task.indices if index in done]

@@ -17,7 +17,7 @@ from rs_pipeline.errors import OutputError
 GEOMETRY_COLUMN = "geometry"
 # QGIS up to 3.28 warns about GeoPackage 1.4.
 _VERSION = "1.3"
-_BATCH_BYTES = 8 * 2**20
+_BATCH_BYTES = 2**20
 
 
 class LayerFile:

@@ -22,11 +22,11 @@ from rs_pipeline.dataset_checks import is_georeferenced
 from rs_pipeline.datasets import Dataset, Pair
 from rs_pipeline.errors import CatalogError, RasterError, RsSegError, SegmenterError
 from rs_pipeline.grid import Grid
+from rs_pipeline.groups import held
 from rs_pipeline.plan import RunPlan, plan_run
 from rs_pipeline.raster import RasterInfo, choose_bands, describe, opened, read_sample
 from rs_pipeline.reporting import Reporter, Silent
 from rs_pipeline.run import Stitched, infer_tiles, stitch
-from rs_pipeline.store import TileStore
 from rs_pipeline.workers import open_client
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def run_images(
                     continue
                 client = client or workers.enter_context(open_client(plan.crew, plan.settings.workers))
                 told.say(plan.notes)
-                rasters.enter_context(TileStore(plan.job.store).lock())
+                rasters.enter_context(held(plan.work))
                 tried += 1
                 try:
                     failed = tuple(infer_tiles(plan, client, Silent()).failed)
@@ -175,6 +175,7 @@ def _for_images(settings: RunSettings, classes: ClassSet, scratch: Path) -> RunS
         "aoi": None,
         "datetime": None,
         "overwrite": False,
+        "store": None,
         "classes": classes.names,
         "vocabulary": str(vocabulary),
         "workers": workers,

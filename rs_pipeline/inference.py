@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +17,9 @@ from numpy.typing import NDArray
 
 from rs_pipeline.classes import NOT_OBSERVED, SCORE_MAX
 from rs_pipeline.errors import RasterError, SegmenterError, StoreError, UsageError
-from rs_pipeline.job import Job, load_job
+from rs_pipeline.fingerprints import has_changed
+from rs_pipeline.job import Job, JobPath, load_job
 from rs_pipeline.options import ModelOptions
-from rs_pipeline.raster import fingerprint
 from rs_pipeline.scene_reader import BlockCache, SceneReader
 from rs_pipeline.segmenter import Segmenter, find_provider
 from rs_pipeline.store import TileStore
@@ -31,6 +30,7 @@ from rs_pipeline.tiles import Tile
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 _OPEN_SCENES = 16
+_ASK_SERVERS_EVERY_S = 300.0
 # A worker has one set of open files and one model, each for one thread: a worker of several threads reads ahead and writes behind.
 _FILES = ThreadPoolExecutor(1, "rs-seg-files")
 _MODEL = ThreadPoolExecutor(1, "rs-seg-model")
@@ -116,28 +116,31 @@ class OpenJob:
 
 
 @lru_cache(maxsize=1)
-def open_job(path: Path) -> OpenJob:
+def open_job(path: JobPath) -> OpenJob:
     """The job saved at `path`, opened once per worker."""
     return OpenJob(load_job(path))
 
 
 @lru_cache(maxsize=1)
-def load_segmenter(model: str, weights_sha256: str, options: ModelOptions, threads: int | None) -> Segmenter:
+def load_segmenter(model: str, weights_sha256: str, options: ModelOptions, threads: int | None, code_version: int = 1) -> Segmenter:
     """The model, loaded once per worker.
 
     Raises
     ------
-    SegmenterError: it does not load, or has other weights here than where the run was planned.
+    SegmenterError: it does not load, or has other weights or other code here than where the run was planned.
     """
     provider = find_provider(model)
-    here = provider.info().weights_sha256
-    if here != weights_sha256:
-        expected, fix = f"{model} with weights {weights_sha256[:12]}…, as the run was planned with", "Install one version on all workers."
-        raise SegmenterError(expected, f"{here[:12]}… on a worker", fix)
+    here, fix = provider.info(), "Install one version on all workers."
+    if here.weights_sha256 != weights_sha256:
+        expected = f"{model} with weights {weights_sha256[:12]}…, as the run was planned with"
+        raise SegmenterError(expected, f"{here.weights_sha256[:12]}… on a worker", fix)
+    if here.code_version != code_version:
+        expected = f"{model} of code version {code_version}, as the run was planned with"
+        raise SegmenterError(expected, f"{here.code_version} on a worker", fix)
     return provider.load(options, threads)
 
 
-def infer_batch(job_path: Path, indices: Sequence[int], retries: int) -> BatchResult:
+def infer_batch(job_path: JobPath, indices: Sequence[int], retries: int) -> BatchResult:
     """Compute some tiles of a job and put them into its store.
 
     A tile that raises does not take its batch with it: the batch is tried again tile by tile, `retries` times.
@@ -152,7 +155,7 @@ def infer_batch(job_path: Path, indices: Sequence[int], retries: int) -> BatchRe
     opened = _FILES.submit(_open_unchanged, job_path).result()
     job = opened.job
     with _LOADING:
-        segmenter = load_segmenter(job.model, job.weights_sha256, job.options, job.threads)
+        segmenter = load_segmenter(job.model, job.weights_sha256, job.options, job.threads, job.code_version)
     try:
         return _infer(opened, segmenter, indices)
     except (StoreError, UsageError):  # neither is this tile's
@@ -164,21 +167,21 @@ def infer_batch(job_path: Path, indices: Sequence[int], retries: int) -> BatchRe
     return _merge([_infer_alone(opened, segmenter, index, max(retries, 1)) for index in indices])
 
 
-def _open_unchanged(path: Path) -> OpenJob:
+def _open_unchanged(path: JobPath) -> OpenJob:
     opened = open_job(path)
-    check_unchanged(opened.job)
+    check_unchanged(opened.job, max_age_s=_ASK_SERVERS_EVERY_S)
     return opened
 
 
-def check_unchanged(job: Job) -> None:
-    """Refuse to mix two versions of a scene.
+def check_unchanged(job: Job, *, max_age_s: float = 0.0) -> None:
+    """Refuse to mix two versions of a scene; what a server said of one up to `max_age_s` ago will do.
 
     Raises
     ------
     RasterError: names the file.
     """
     for scene in job.scenes:
-        if fingerprint(scene.info.href) != scene.info.fingerprint:
+        if has_changed(scene.info.href, scene.info.fingerprint, max_age_s=max_age_s):
             raise RasterError("sources that stay as they are during a run", f"{scene.info.href}, which changed", "Run again.")
 
 
@@ -208,6 +211,8 @@ def _infer(opened: OpenJob, segmenter: Segmenter, indices: Sequence[int]) -> Bat
 
 def _read_batch(opened: OpenJob, indices: Sequence[int]) -> _Batch:
     read = [opened.read_tile(opened.job.plan.tile(index)) for index in indices]
+    # Again: of a scene that is exchanged and put back, no tile of the wrong one may stay.
+    check_unchanged(opened.job, max_age_s=_ASK_SERVERS_EVERY_S)
     seen = [image for image in read if _has_data(image)]
     images = np.stack([i.image for i in seen]) if seen else np.empty((0, 3, 0, 0), np.float32)
     valid = np.stack([i.valid for i in seen]) if seen else np.empty((0, 0, 0), np.bool_)

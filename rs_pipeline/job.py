@@ -1,4 +1,4 @@
-"""What a worker must know to compute a tile of a run: small, JSON, read from the store's folder."""
+"""What a worker must know to compute a tile of a run: small, JSON, read from the store."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from rs_pipeline.classes import ClassSet
 from rs_pipeline.errors import StoreError
 from rs_pipeline.grid import Grid
 from rs_pipeline.options import ModelOptions
+from rs_pipeline.places import Place, open_place
 from rs_pipeline.radiometry import Stretch
 from rs_pipeline.raster import RasterInfo, describe
 from rs_pipeline.tiles import TilePlan
 
+JobPath = str | Path
+"""Where a job is saved: path or URL."""
 MAX_SCENES = 254
 """Scenes of one run: their index is a byte of every pixel, and 255 is none."""
 
@@ -38,15 +41,29 @@ class SceneJob:
 class Job:
     """Everything that decides what the tiles of a run hold, and where they go."""
 
-    store: Path
+    base: Place
+    """Where the tiles of all jobs go that differ from this one in their prompts alone."""
     plan: TilePlan
     scenes: tuple[SceneJob, ...]
     """On top first."""
     classes: ClassSet
     model: str
     weights_sha256: str
+    code_version: int
+    """Of the model; see `ModelInfo`."""
     options: ModelOptions
     threads: int | None
+
+    @property
+    def group(self) -> str:
+        """Name of these prompts, in their order."""
+        prompts = json.dumps([c.prompts for c in self.classes])
+        return hashlib.sha256(prompts.encode()).hexdigest()[:16]
+
+    @property
+    def store(self) -> Place:
+        """Where the tiles of this job go."""
+        return self.base.at(self.group)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -75,31 +92,51 @@ class Job:
             "classes": self.classes.to_list(),
             "model": self.model,
             "weights_sha256": self.weights_sha256,
+            "code_version": self.code_version,
             "options": self.options.model_dump(mode="json"),
             "threads": self.threads,
         }
 
-    def save(self) -> Path:
-        """Write the job into its store's folder, under a name of its own content.
+    def save(self) -> str:
+        """Write the job into its store, under a name of its own content.
+
+        Returns
+        -------
+        Path or URL.
 
         Raises
         ------
-        StoreError: the folder cannot be written.
+        StoreError: the store cannot be written.
         """
         text = json.dumps(self.to_dict(), indent=1)
-        path = self.store / f"job-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
-        aside = path.with_suffix(".tmp")
-        try:
-            aside.write_text(text)
-            aside.replace(path)
-        except OSError as error:
-            raise StoreError("room to keep a job", f"{path} ({error})", "Free disk space and run again.") from error
-        return path
+        name = f"job-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+        self.store.write(name, text.encode())
+        return f"{self.store.where}/{name}"
 
 
-def load_job(path: Path) -> Job:
-    """Read a saved job. The headers of its scenes are read again, so a scene that changed shows."""
-    data = json.loads(path.read_text())
+def store_of(path: JobPath) -> Place:
+    """The store that a saved job is in, which is where its tiles go.
+
+    Raises
+    ------
+    StoreError: a URL that nothing installed can read.
+    """
+    return open_place(str(path).rpartition("/")[0])
+
+
+def load_job(path: JobPath) -> Job:
+    """Read a saved job. The headers of its scenes are read again, so a scene that changed shows.
+
+    Raises
+    ------
+    StoreError: no such job, seen from here.
+    RasterError: a scene cannot be opened.
+    """
+    store, name = store_of(path), str(path).rpartition("/")[2]
+    text = store.read(name)
+    if text is None:
+        raise StoreError("a job that this worker can read", f"nothing at {path}", "Use a store that every worker reaches: --set store=URL.")
+    data = json.loads(text)
     plan = data["plan"]
     aoi = shapely.from_wkt(plan["aoi"]) if plan["aoi"] is not None else None
     scenes = tuple(
@@ -114,12 +151,13 @@ def load_job(path: Path) -> Job:
         for s in data["scenes"]
     )
     return Job(
-        store=path.parent,
+        base=store_of(store.where),
         plan=TilePlan(Grid.from_dict(plan["grid"]), plan["tile_px"], plan["overlap_px"], aoi),
         scenes=scenes,
         classes=ClassSet.from_list(data["classes"]),
         model=data["model"],
         weights_sha256=data["weights_sha256"],
+        code_version=data["code_version"],
         options=ModelOptions.model_validate(data["options"]),
         threads=data["threads"],
     )

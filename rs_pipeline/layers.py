@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
@@ -168,7 +167,7 @@ def _class_table(
     ids, times = scenes
     source = batch.source[chosen]
     columns = [
-        shapely.to_wkb(batch.geometry[chosen]),
+        batch.geometry.take(pa.array(chosen)),
         batch.id[chosen],
         [name] * len(chosen),
         batch.area_m2[chosen],
@@ -177,9 +176,10 @@ def _class_table(
         ids[source],
         times[source],
     ]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, _CLASS_SCHEMA, strict=True)], schema=_CLASS_SCHEMA)
+    arrays = [c if isinstance(c, pa.Array) else pa.array(c, f.type) for c, f in zip(columns, _CLASS_SCHEMA, strict=True)]
+    return pa.table(arrays, schema=_CLASS_SCHEMA)
 
 
 def _coverage_table(batch: Features) -> pa.Table:
     states = [COVERAGE_STATES[int(value)] for value in batch.value]
-    return pa.table([shapely.to_wkb(batch.geometry), states, batch.area_m2], schema=_COVERAGE_SCHEMA)
+    return pa.table([batch.geometry, states, batch.area_m2], schema=_COVERAGE_SCHEMA)

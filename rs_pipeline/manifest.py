@@ -26,7 +26,7 @@ class Outcome:
     """What a run found out."""
 
     tiles: dict[str, Any]
-    """reused, computed, empty: counts; failed: [(index, error)]."""
+    """reused, computed, empty: counts; failed: [(index, error)]; classes, store, groups: where each class's tiles come from."""
     pixels: NDArray[np.int64]
     """(256,) pixels of the AOI by label."""
     layers: dict[str, LayerSummary]
@@ -59,7 +59,7 @@ def describe_run(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
         "pixels": {"aoi": pixels, "observed": pixels - unseen, "not_observed": unseen, "background": int(outcome.pixels[0])},
         "tiles": {
             "planned": plan.tiles,
-            **{key: outcome.tiles[key] for key in ("reused", "computed", "empty")},
+            **{key: outcome.tiles[key] for key in ("reused", "computed", "empty", "classes", "store", "groups")},
             "failed": [{"index": index, "error": error} for index, error in outcome.tiles["failed"]],
         },
         "plan": {
@@ -70,7 +70,12 @@ def describe_run(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
             "gsd_m": job.plan.grid.gsd_m,
         },
         "scenes": describe_scenes(plan),
-        "model": {"name": plan.info.name, "weights_sha256": plan.info.weights_sha256, "device": plan.settings.device},
+        "model": {
+            "name": plan.info.name,
+            "weights_sha256": plan.info.weights_sha256,
+            "code_version": plan.info.code_version,
+            "device": plan.settings.device,
+        },
         "settings": plan.settings.model_dump(mode="json"),
         "workers": {"kind": plan.crew.kind, "count": plan.crew.count},
         "versions": {"python": platform.python_version(), "gdal": gdal_version()} | {name: version(name) for name in _LIBRARIES},

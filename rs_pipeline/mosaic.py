@@ -108,7 +108,7 @@ def _read(tiles: Iterable[Tile], window: Window, read_scores: ReadScores) -> Ite
         part = tile.halo.intersection(window)
         bands = read_scores(tile, part) if part else None
         if part and bands is not None:
-            yield _Held(tile, part, bands)
+            yield _Held(tile, part, np.asarray(bands))  # each cut of a memory map would be one again, at a microsecond or two
 
 
 def _cells(tiles: list[Tile], window: Window) -> Iterator[Window]:

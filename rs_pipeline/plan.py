@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +19,13 @@ from rs_pipeline.config import RunSettings
 from rs_pipeline.errors import AoiError, CatalogError, RasterError, UsageError
 from rs_pipeline.extent import LON_LAT, build_grid, choose_crs, choose_gsd
 from rs_pipeline.grid import Grid
+from rs_pipeline.groups import Work, find_work
 from rs_pipeline.job import MAX_SCENES, Job, SceneJob
+from rs_pipeline.keys import base_key, digest
 from rs_pipeline.layers import check_layer_names
-from rs_pipeline.options import ModelOptions, Section
-from rs_pipeline.products import check_free, check_room
+from rs_pipeline.options import ModelOptions
+from rs_pipeline.places import Place, open_place
+from rs_pipeline.products import check_free, check_room, on_one_disk
 from rs_pipeline.radiometry import measure_stretch
 from rs_pipeline.raster import RasterInfo, burn_mask, choose_bands, read_sample
 from rs_pipeline.scene_reader import CACHE_BYTES
@@ -33,8 +34,6 @@ from rs_pipeline.tiles import TilePlan
 from rs_pipeline.vocabulary import load_vocabulary
 from rs_pipeline.workers import Crew, choose_crew
 
-TILE_FORMAT = 2
-"""Raised whenever the same inputs would give other tiles than before."""
 STORES = ".tiles"
 _PROCESS_BYTES = 850e6
 """A worker before its first tile: torch and the other libraries, 0.6 GB, and GDAL's cache."""
@@ -49,6 +48,8 @@ class Estimate:
 
     disk_bytes: int
     """Tile store, scratch rasters and products together, uncompressed."""
+    store_bytes: int
+    """Of that, the tile store."""
     memory_bytes: int
     """Peak of all processes together."""
 
@@ -59,6 +60,8 @@ class RunPlan:
 
     settings: RunSettings
     job: Job
+    work: Work
+    """What of the job is in the store already."""
     info: ModelInfo
     crew: Crew
     tiles: int
@@ -103,18 +106,22 @@ def plan_run(settings: RunSettings) -> RunPlan:
     tiles = plan.count()
     crew = choose_crew(settings.workers, tiles)
     outputs = Path(settings.out).absolute().parent if settings.out else Path(settings.outputs).absolute()
-    tile_key = _tile_key(plan, prepared, classes, info, options)
+    key = base_key(plan, prepared, classes, info, options)
     names = [[s.id, s.datetime] for s in prepared]
-    run_key = _digest({"tiles": tile_key, "scenes": names, "classes": classes.to_list(), "vectors": settings.vectors.model_dump()})
+    run_key = digest({"tiles": key, "scenes": names, "classes": classes.to_list(), "vectors": settings.vectors.model_dump()})
     run_id = f"{re.sub(r'[^a-z0-9]+', '-', '-'.join(classes.names))[:60].strip('-')}-{run_key[:8]}"
     out = Path(settings.out).absolute() if settings.out else outputs / run_id
     estimate = _estimate(plan, tiles, classes, info, crew, settings)
     existing = check_free(out, run_key, overwrite=settings.overwrite)
-    check_room(out, estimate.disk_bytes if existing is None else 0, f"a grid of {grid.height} x {grid.width} px, {tiles} tiles")
-    job = Job(outputs / STORES / tile_key[:16], plan, prepared, classes, settings.model, info.weights_sha256, options, crew.threads)
+    what = f"a grid of {grid.height} x {grid.width} px, {tiles} tiles"
+    base = open_place(settings.store or outputs / STORES).at(key[:16])
+    if existing is None:
+        _check_rooms(out, base, estimate, what)
+    weights, code = info.weights_sha256, info.code_version
+    job = Job(base, plan, prepared, classes, settings.model, weights, code, options, crew.threads)
     refinement_notes = _refinement_notes(options, classes)
     notes = (*(aoi.notes if aoi else ()), *scene_notes, *([crs_note] if crs_note else []), *gsd_notes, *radiometry_notes, *refinement_notes)
-    return RunPlan(settings, job, info, crew, tiles, out, run_key, existing, estimate, notes)
+    return RunPlan(settings, job, find_work(job), info, crew, tiles, out, run_key, existing, estimate, notes)
 
 
 def _cut(grid: Grid, aoi: Aoi | None, settings: RunSettings, info: ModelInfo) -> TilePlan:
@@ -191,41 +198,17 @@ def _with_nodata(info: RasterInfo, nodata: float) -> RasterInfo:
     return replace(info, nodata=nodata)
 
 
-def _tile_key(plan: TilePlan, scenes: Sequence[SceneJob], classes: ClassSet, info: ModelInfo, options: ModelOptions) -> str:
-    return _digest(
-        {
-            "format": TILE_FORMAT,
-            "plan": plan.digest,
-            "scenes": [[s.info.key(), s.bands, s.opaque, s.stretch.low, s.stretch.high] for s in scenes],
-            "prompts": [c.prompts for c in classes],
-            "model": [info.name, info.weights_sha256],
-            # What auto means depends on the device.
-            "dtype": [options.dtype, options.device] if options.dtype == "auto" else options.dtype,
-            "scoring": options.scoring.model_dump(exclude={"threshold"}),
-            "refine": [[step, _step_facts(getattr(options.refine, step))] for step in options.refine.active],
-            "look": options.refine.look.model_dump() if options.refine.is_guided else None,
-        }
-    )
+def _check_rooms(out: Path, base: Place, estimate: Estimate, what: str) -> None:
+    """Of tile store and products: on one disk they need the room together. How much an object store has nobody knows."""
+    together = base.has_locks and on_one_disk(out, Path(base.where))
+    check_room(out, estimate.disk_bytes if together else estimate.disk_bytes - estimate.store_bytes, what)
+    if base.has_locks and not together:
+        check_room(Path(base.where), estimate.store_bytes, f"the tiles of {what}")
 
 
 def _refinement_notes(options: ModelOptions, classes: ClassSet) -> list[str]:
     alone = "clip" in options.refine.active and len(classes) == 1 and not options.refine.clip.contrast
     return ["CLIP has one class and nothing to hold it against: name others with --set refine.clip.contrast=[...]"] if alone else []
-
-
-def _step_facts(step: Section) -> dict[str, Any]:
-    """Settings of a refinement; files that they name count by what is in them."""
-    facts = step.model_dump(mode="json")
-    return {key: _file_digest(value) if isinstance(value, str) and Path(value).is_file() else value for key, value in facts.items()}
-
-
-def _file_digest(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _estimate(plan: TilePlan, tiles: int, classes: ClassSet, info: ModelInfo, crew: Crew, settings: RunSettings) -> Estimate:
@@ -236,4 +219,5 @@ def _estimate(plan: TilePlan, tiles: int, classes: ClassSet, info: ModelInfo, cr
     block_px = min(settings.vectors.block_px**2, grid.height * grid.width)
     batch = settings.workers.batch_size * context_px * (info.bytes_per_px + 16 * len(classes))
     memory = crew.count * (_PROCESS_BYTES + info.weights_bytes + CACHE_BYTES + batch) + block_px * (bands * 8 + 24)
-    return Estimate(disk_bytes=round(tiles * context_px * bands + covered_px * (bands + 1) * 0.5), memory_bytes=round(memory))
+    store_bytes = tiles * context_px * bands
+    return Estimate(round(store_bytes + covered_px * (bands + 1) * 0.5), store_bytes, round(memory))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rs_pipeline.errors import OutputError
+from rs_pipeline.locks import hold
 
 MANIFEST = "run.json"
+_PART = re.compile(r"\..+\.part-[a-z0-9_]{8}")
+"""As mkdtemp makes it."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -71,6 +74,11 @@ def check_room(folder: Path, needed_bytes: int, what: str) -> None:
         raise OutputError(needed, f"{free / 1e9:.1f} GB at {folder.parent}", "Free some, or choose another --out.")
 
 
+def on_one_disk(first: Path, second: Path) -> bool:
+    """Whether two paths, that need not be there yet, share a disk's room."""
+    return _existing_parent(first).stat().st_dev == _existing_parent(second).stat().st_dev
+
+
 @contextmanager
 def staged(folder: Path, *, replace: bool) -> Iterator[Path]:
     """A scratch folder beside `folder` that takes its name when the block ends well, and goes away when it does not.
@@ -88,13 +96,19 @@ def staged(folder: Path, *, replace: bool) -> Iterator[Path]:
         # As any folder made by mkdir: mkdtemp's are for their owner only.
         aside.chmod(0o777 & ~_umask())
     try:
-        with _held(aside):
+        with hold(aside):
             yield aside
             with _as_output_error(folder):
                 _sync(aside)
                 _swap(aside, folder, replace=replace)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def leftovers(folder: Path, name: str = "*") -> list[Path]:
+    """Unfinished run folders in a folder, of the run `name` or of any: being written, or left by a run that was killed."""
+    found = folder.glob(f".{name if name == '*' else glob.escape(name)}.part-*")
+    return sorted(path for path in found if _PART.fullmatch(path.name) and path.is_dir())
 
 
 def _prefix(folder: Path) -> str:
@@ -108,9 +122,9 @@ def _replaced(folder: Path) -> Path:
 
 def _tidy(folder: Path) -> None:
     """Undo what a killed run left: bring back the run it was replacing, remove what it had not finished."""
-    for leftover in folder.parent.glob(f"{glob.escape(_prefix(folder))}*"):
+    for leftover in leftovers(folder.parent, folder.name):
         try:
-            with _held(leftover):
+            with hold(leftover):
                 shutil.rmtree(leftover, ignore_errors=True)
         except BlockingIOError as error:
             raise OutputError("a run folder that no other run writes", f"{folder}, which one does", "Wait for it.") from error
@@ -118,14 +132,6 @@ def _tidy(folder: Path) -> None:
     if old.exists() and not folder.exists():
         old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Mark a folder as in use by this process; the system lifts the mark when the process ends, however it ends."""
-    with _open_folder(folder) as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
 
 
 @contextmanager

@@ -20,11 +20,12 @@ from rasterio.features import geometry_mask
 from shapely.geometry.base import BaseGeometry
 
 from rs_pipeline.errors import RasterError
+from rs_pipeline.fingerprints import fingerprint
 from rs_pipeline.grid import Grid
 from rs_pipeline.outline import lon_lat_outline, outline
 
 # GDAL reads this once, at the first file; its own choice, a twentieth of the machine, is too much for many workers.
-os.environ.setdefault("GDAL_CACHEMAX", "256")
+os.environ.setdefault("GDAL_CACHEMAX", "128")
 HALF_OPAQUE = 127
 """GDAL masks are 0…255: above this a pixel counts as seen."""
 _MASKLIKE_SHARE = 0.98
@@ -53,7 +54,7 @@ class RasterInfo:
     taken: str | None
     """Content of TIFFTAG_DATETIME, as it stands."""
     fingerprint: str
-    """Changes when the file or its sidecars change: sizes and modification times; empty for URLs."""
+    """Changes when the image changes; empty where nobody can tell. See `rs_pipeline.fingerprints`."""
 
     @property
     def count(self) -> int:
@@ -111,17 +112,6 @@ def _footprint(crs: CRS, source: Any, href: str) -> BaseGeometry:
     if footprint.is_empty:
         raise RasterError("a place on the Earth", f"bounds {tuple(source.bounds)} of {href}", "Check the CRS and the geotransform.")
     return footprint
-
-
-def fingerprint(href: str) -> str:
-    """Size and modification time of a local file and of the sidecars that GDAL reads with it; empty for anything else."""
-    path = Path(href)
-    if not path.is_file():
-        return ""
-    sidecars = [path.with_name(path.name + suffix) for suffix in (".aux.xml", ".msk", ".ovr")]
-    sidecars += [path.with_suffix(suffix) for suffix in (".tfw", ".tifw", ".wld")]
-    stats = [p.stat() for p in (path, *sidecars) if p.is_file()]
-    return "+".join(f"{stat.st_size}-{stat.st_mtime_ns}" for stat in stats)
 
 
 def ground_sampling_distance(crs: CRS, transform: Affine, height: int, width: int) -> float:

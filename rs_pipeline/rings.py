@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+from rs_pipeline.wkb import Polygons
 
 RIGHT = np.uint8(1)
 """Bit of a corner whose horizontal edge runs to the right; else it runs to the left."""
@@ -26,6 +27,7 @@ KEEP = np.uint8(8)
 """Bit of a corner that simplified outlines go through."""
 STRAIGHT = np.uint8(16)
 """Bit of a point where an outline does not turn: on a vertical edge with DOWN, else on a horizontal one."""
+_KEY_BITS = 63
 
 
 class Corners(NamedTuple):
@@ -50,15 +52,15 @@ class Corners(NamedTuple):
         return cls(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def trace_polygons(corners: Corners, transform: Affine, *, simplified: bool = False) -> NDArray[np.object_]:
-    """Shapely polygons (n,) of pieces 0…n-1 in the CRS units of `transform`.
+def trace_polygons(corners: Corners, transform: Affine, *, simplified: bool = False) -> Polygons:
+    """Polygons of pieces 0…n-1 in the CRS units of `transform`.
 
     Vertices are the corners and nothing else, or, simplified, what is to KEEP of them and the STRAIGHT points. Each ring starts at its
     topmost, then leftmost horizontal edge; outer rings run counter-clockwise on a north-up grid. Where a piece touches itself at a
     pixel's corner, rings meet there and do not cross: the polygons are valid.
     """
     if not len(corners.piece):
-        return np.empty(0, object)
+        return Polygons(np.empty((0, 2)), np.zeros(1, np.int64), np.zeros(1, np.int64))
     is_straight = (corners.bits & STRAIGHT) != 0
     straight, corners = corners.take(is_straight), _sorted_along_rows(corners.take(~is_straight))
     left = np.arange(0, len(corners.piece), 2)
@@ -74,7 +76,7 @@ def trace_polygons(corners: Corners, transform: Affine, *, simplified: bool = Fa
     closed, ring_offsets = _closed(vertices, ring_starts)
     ring_pieces = vertices.piece[ring_starts]
     polygon_offsets = np.searchsorted(ring_pieces, np.arange(ring_pieces[-1] + 2))
-    return shapely.from_ragged_array(shapely.GeometryType.POLYGON, _to_crs(closed, transform), (ring_offsets, polygon_offsets))
+    return Polygons(_to_crs(closed, transform), ring_offsets, polygon_offsets)
 
 
 def _closed(vertices: Corners, ring_starts: NDArray[np.int64]) -> tuple[Corners, NDArray[np.int64]]:
@@ -131,7 +133,7 @@ def _kept(vertices: Corners, ring_starts: NDArray[np.int64]) -> tuple[Corners, N
 
 def _sorted_along_rows(corners: Corners) -> Corners:
     """The corners by piece, row and column, left ends last at one place: entries 2i and 2i+1 bound a horizontal edge."""
-    corners = corners.take(np.argsort(_key(corners.piece, corners.row, corners.col, corners.bits & RIGHT), kind="stable"))
+    corners = corners.take(_order(corners.piece, corners.row, corners.col, corners.bits & RIGHT))
     # Two corners of one piece at one place: it touches itself there. It is the gaps that are cut off, not the piece:
     # the two swap their vertical edges, so that the ring around each gap turns back.
     twin = np.flatnonzero((np.diff(corners.piece) == 0) & (np.diff(corners.row) == 0) & (np.diff(corners.col) == 0))
@@ -142,16 +144,24 @@ def _sorted_along_rows(corners: Corners) -> Corners:
 
 def _vertical_partner(corners: Corners) -> NDArray[np.int64]:
     """For each corner the index of the other end of its vertical edge."""
-    order = np.argsort(_key(corners.piece, corners.col, corners.row, corners.bits & DOWN), kind="stable")
+    order = _order(corners.piece, corners.col, corners.row, corners.bits & DOWN)
     partner = np.empty(len(order), np.int64)
     partner[order[0::2]], partner[order[1::2]] = order[1::2], order[0::2]
     return partner
 
 
-def _key(piece: NDArray[np.int32], major: NDArray[np.int32], minor: NDArray[np.int32], last: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """One sortable number per corner."""
-    majors, minors = int(major.max()) + 1, int(minor.max()) + 1
-    return ((piece.astype(np.int64) * majors + major) * minors + minor) * 4 + last
+def _order(piece: NDArray[np.int32], major: NDArray[np.int32], minor: NDArray[np.int32], last: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """What sorts corners by all four, those that are equal as they came."""
+    low_major, low_minor = major.min(), minor.min()
+    majors, minors = int(major.max() - low_major) + 1, int(minor.max() - low_minor) + 1
+    key = ((piece.astype(np.int64) * majors + (major - low_major)) * minors + (minor - low_minor)) * 4 + last
+    bits = len(key).bit_length()
+    if int(key.max()) >> (_KEY_BITS - bits):
+        return np.argsort(key, kind="stable")
+    # Sorting numbers that hold their own place takes a quarter of the time of sorting places by their numbers.
+    placed: NDArray[np.int64] = (key << bits) | np.arange(len(key))
+    placed.sort()
+    return placed & ((1 << bits) - 1)
 
 
 def _walk(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

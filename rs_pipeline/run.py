@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,21 +15,23 @@ import shapely
 from numpy.typing import NDArray
 
 from rs_pipeline import manifest
+from rs_pipeline.checked_raster import CheckedRaster
 from rs_pipeline.classes import NOT_OBSERVED
-from rs_pipeline.cog import BlockRaster, Look, label_colours
+from rs_pipeline.cog import BlockRaster, Look, label_colours, little_cache
 from rs_pipeline.config import RunSettings
 from rs_pipeline.dispatch import infer
-from rs_pipeline.errors import SegmenterError
+from rs_pipeline.errors import SegmenterError, StoreError
 from rs_pipeline.grid import Window
+from rs_pipeline.groups import BandReader, find_work, held
 from rs_pipeline.inference import BatchResult, check_unchanged
 from rs_pipeline.layers import LayerSummary, write_layers
-from rs_pipeline.mosaic import blend_block, label_block
+from rs_pipeline.mosaic import ReadScores, blend_block, label_block
 from rs_pipeline.parallel import map_in_order
 from rs_pipeline.plan import RunPlan, plan_run
 from rs_pipeline.products import staged, write_manifest
 from rs_pipeline.raster import burn_mask
+from rs_pipeline.records import RunRecord
 from rs_pipeline.reporting import Reporter, Silent
-from rs_pipeline.store import TileStore
 from rs_pipeline.vectorize import Outlines, polygonize, polygonize_coverage
 from rs_pipeline.workers import open_client
 
@@ -47,6 +49,11 @@ class Inference:
     computed: int = 0
     empty: int = 0
     failed: list[tuple[int, str]] = field(default_factory=list)
+    classes: dict[str, str] = field(default_factory=dict)
+    """Of each, whether its tiles were `computed`, or `reused` from another run that was complete."""
+    store: str = ""
+    groups: tuple[str, ...] = ()
+    """Folders of the store that the tiles are in."""
 
 
 @dataclass(frozen=True)
@@ -83,32 +90,47 @@ def execute(plan: RunPlan, reporter: Reporter) -> dict[str, Any]:
         reporter.note(f"{plan.out} holds this very run already")
         return plan.existing
     clock = _Clock()
-    replace = plan.existing is not None or plan.settings.overwrite
-    # Workers first: a scheduler that does not answer must leave nothing behind.
-    with _workers(plan) as client, TileStore(plan.job.store).lock(), staged(plan.out, replace=replace) as folder:
-        with clock("infer"):
-            tiles = infer_tiles(plan, client, reporter)
-        with ExitStack() as scratch:
-            with clock("stitch"):
-                stitched = stitch(plan, folder, scratch, reporter)
-            with clock("vectorize"):
-                layers = vectorize(plan, stitched, folder, reporter)
-            with clock("write"):
-                stitched.labels.finish(folder / "labels.tif", "mode")
-                stitched.scores.finish(folder / "scores.tif", "average")
-        for raster in (stitched.labels, stitched.scores, stitched.details):
-            raster.path.unlink()
-        check_unchanged(plan.job)
-        summary = manifest.describe_run(plan, manifest.Outcome(asdict(tiles), stitched.pixels, layers, clock.seconds))
-        write_manifest(folder, summary)
+    replaces = plan.existing is not None or plan.settings.overwrite
+    plan = replace(plan, work=find_work(plan.job))
+    record = RunRecord.of(plan.work, plan.run_key, str(plan.out))
+    if plan.work.todo is not None and (reused := [name for name, origin in plan.work.origins.items() if origin == "reused"]):
+        reporter.note(f"the store has {', '.join(reused)} already: only {', '.join(plan.work.todo.classes.names)} to compute")
+    with ExitStack() as crew:
+        # Workers first: a scheduler that does not answer must leave nothing behind.
+        client = crew.enter_context(_workers(plan))
+        with held(plan.work), staged(plan.out, replace=replaces) as folder:
+            record.write(plan.job.base)
+            with clock("infer"):
+                tiles = infer_tiles(plan, client, reporter)
+            crew.close()  # the memory of workers and their models is for what follows
+            summary = _make_products(plan, tiles, clock, folder, reporter)
+    with suppress(StoreError):  # the run is there, whatever its store thinks of it
+        record.ended().write(plan.job.base)
+    return summary
+
+
+def _make_products(plan: RunPlan, tiles: Inference, clock: _Clock, folder: Path, reporter: Reporter) -> dict[str, Any]:
+    """From tiles to a whole run folder; gives the content of its `run.json`."""
+    with ExitStack() as scratch:
+        with clock("stitch"):
+            stitched = stitch(plan, folder, scratch, reporter)
+        with clock("vectorize"):
+            layers = vectorize(plan, stitched, folder, reporter)
+        with clock("write"):
+            stitched.labels.finish(folder / "labels.tif", "mode")
+            stitched.scores.finish(folder / "scores.tif", "average")
+    for raster in (stitched.labels, stitched.scores, stitched.details):
+        raster.path.unlink()
+    check_unchanged(plan.job)
+    summary = manifest.describe_run(plan, manifest.Outcome(asdict(tiles), stitched.pixels, layers, clock.seconds))
+    write_manifest(folder, summary)
     return summary
 
 
 @contextmanager
 def _workers(plan: RunPlan) -> Iterator[Client | None]:
     """A client of the run's workers; None where this process is the worker, or the store has every tile already."""
-    done = TileStore(plan.job.store).done()
-    if all(tile.index in done for tile in plan.job.plan.tiles()):
+    if not plan.work.left:
         yield None
         return
     with open_client(plan.crew, plan.settings.workers) as client:
@@ -131,10 +153,17 @@ def infer_tiles(plan: RunPlan, client: Client | None, reporter: Reporter) -> Inf
     ------
     SegmenterError: every tile failed: that is not a gap in a map, it is no map.
     """
-    done = TileStore(plan.job.store).done()
+    work = plan.work
+    done = work.store.done()
     planned = [tile.index for tile in plan.job.plan.tiles()]
     todo = [index for index in planned if index not in done]
-    result = Inference(reused=sum(done.get(index, False) for index in planned), empty=sum(not done.get(index, True) for index in planned))
+    result = Inference(
+        reused=sum(done.get(index, False) for index in planned),
+        empty=sum(not done.get(index, True) for index in planned),
+        classes=work.origins,
+        store=plan.job.base.where,
+        groups=work.groups,
+    )
     reporter.stage("tiles", len(planned))
     reporter.advance(len(planned) - len(todo))
 
@@ -143,10 +172,12 @@ def infer_tiles(plan: RunPlan, client: Client | None, reporter: Reporter) -> Inf
         result.empty += len(batch.empty)
         reporter.advance(len(batch.done) + len(batch.empty) + len(batch.failed))
 
-    if todo:
-        failed = infer(client, plan.job.save(), todo, plan.settings.workers, on_batch)
-        lost = set(todo) - set(TileStore(plan.job.store).done()) - {index for index, _ in failed}
+    if work.todo is not None and todo:
+        failed = infer(client, work.todo.save(), todo, plan.settings.workers, on_batch)
+        lost = set(todo) - set(work.store.done()) - {index for index, _ in failed}
         result.failed = sorted(failed + [(index, "lost: no worker put it into the store") for index in lost])
+    if not result.failed:
+        work.mark()
     if result.failed and not (result.reused or result.computed):
         fix = "Check the model and the source, for example on one tile with --aoi."
         raise SegmenterError("tiles that can be computed", f"{len(result.failed)} failures, the first: {result.failed[0][1]}", fix)
@@ -164,17 +195,18 @@ def stitch(plan: RunPlan, folder: Path, scratch: ExitStack, reporter: Reporter) 
     look = Look(NOT_OBSERVED, ("class",), tags, label_colours([c.colour for c in classes]))
 
     def raster(name: str, bands: int, look: Look) -> BlockRaster:
-        return scratch.enter_context(closing(BlockRaster(folder / f"{name}.part.tif", job.plan.grid, bands, look)))
+        return scratch.enter_context(closing(CheckedRaster(folder / f"{name}.part.tif", job.plan.grid, bands, look)))
 
+    scratch.enter_context(little_cache())
     stitched = Stitched(
         raster("labels", 1, look),
-        raster("scores", len(classes), Look(NOT_OBSERVED, classes.names, tags)),
-        raster("details", 2, Look(NOT_OBSERVED, ("scene", "score"), {})),
+        raster("scores", len(classes), Look(NOT_OBSERVED, classes.names, tags, smooth=True)),
+        raster("details", 2, Look(NOT_OBSERVED, ("scene", "score"), {}, smooth=True)),
         np.zeros(256, np.int64),
     )
-    blocks = list(_blocks(plan))
+    read, blocks = BandReader(plan.work), list(_blocks(plan))
     reporter.stage("stitch", len(blocks))
-    for window, block in map_in_order(lambda window: _stitch_block(plan, window), blocks):
+    for window, block in map_in_order(lambda window: _stitch_block(plan, read, window), blocks):
         if block is not None:
             stitched.labels.write(window, block.labels[None])
             stitched.scores.write(window, block.scores)
@@ -193,12 +225,12 @@ class _StitchedBlock(NamedTuple):
     pixels: NDArray[np.int64]
 
 
-def _stitch_block(plan: RunPlan, window: Window) -> _StitchedBlock | None:
+def _stitch_block(plan: RunPlan, read: ReadScores, window: Window) -> _StitchedBlock | None:
     """One block, not observed outside the AOI; None where that is all of it. For several threads at once."""
     if not _meets_aoi(plan, window):
         return None
     classes = plan.job.classes
-    scores, sources = blend_block(window, plan.job.plan, TileStore(plan.job.store).read, len(classes))
+    scores, sources = blend_block(window, plan.job.plan, read, len(classes))
     inside = _inside_aoi(plan, window)
     if not inside.all():
         scores[:, ~inside], sources[~inside] = NOT_OBSERVED, NOT_OBSERVED

@@ -12,6 +12,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import MaskFlags, Resampling
+from rasterio.env import get_gdal_config, set_gdal_config
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
@@ -20,8 +21,9 @@ from rs_pipeline.raster import HALF_OPAQUE, RasterInfo, has_values, join_bands, 
 
 BLOCK_PX = 512
 """Side of the blocks of the grid that images are warped in."""
-CACHE_BYTES = 256_000_000
+CACHE_BYTES = 128_000_000
 """Memory for warped blocks, of all the scenes of a worker together."""
+_MOST_STRIP_BYTES = 1_000_000_000
 
 
 class WarpedBlock(NamedTuple):
@@ -73,6 +75,7 @@ class SceneReader:
         with reading(info.href):
             source = _open_near_resolution(info, grid.gsd_m / info.gsd_m, has_alpha=has_alpha)
             self._source = source
+            _hold_strips(source, BLOCK_PX * max(1.0, grid.gsd_m / info.gsd_m))
             is_float = np.dtype(source.dtypes[0]).kind == "f"
             nodata = info.nodata if info.nodata is not None else (float("nan") if is_float else None)
             self._vrt = WarpedVRT(
@@ -120,6 +123,15 @@ class SceneReader:
             else:
                 seen = join_bands(self._vrt.read_masks(self._bands, window=where) > HALF_OPAQUE, self.info.dtype)
         return WarpedBlock(block, values, seen & has_values(values, self.info.nodata))
+
+
+def _hold_strips(source: Any, rows: float) -> None:
+    """Make room in GDAL's cache for so many rows of an image whose blocks are strips: else each block of a row would decode them anew."""
+    height, width = source.block_shapes[0]
+    row_bytes = source.width * sum(np.dtype(dtype).itemsize for dtype in source.dtypes)
+    needed = round(min(rows + height, source.height) * row_bytes)
+    if width >= source.width and needed > get_gdal_config("GDAL_CACHEMAX"):
+        set_gdal_config("GDAL_CACHEMAX", min(needed, _MOST_STRIP_BYTES))
 
 
 def _mask_options(nodata: float | None, *, has_alpha: bool, per_dataset: bool) -> dict[str, Any]:

@@ -50,6 +50,11 @@ class ModelInfo:
     """Refinement steps it can do (`rs_pipeline.options.Step`)."""
     fuller_model: str | None = None
     """The full model to name when a word is unknown."""
+    code_version: int = 1
+    """Raised whenever the same weights give other scores than before: tiles of another version are not used."""
+    classes_apart: bool = False
+    """True where the scores of a class do not depend on which others are asked: the store then keeps what it has of each.
+    CLIP, which compares classes, is seen to by the pipeline."""
 
 
 class Segmenter(Protocol):

@@ -38,8 +38,9 @@ def _regions(labels: NDArray[np.uint8]) -> NDArray[np.object_]:
     """Polygons, in pixels, of the regions of one label; together a valid coverage: neighbours have all vertices of an edge in common."""
     framed = np.pad(labels + np.uint8(1), 1)
     runs, _ = find_runs(framed, np.zeros_like(framed))
-    points = find_points(framed, runs)
-    corners = corners_at(points)
-    straight = straight_at(points.take(is_node(points)))
+    lattice = find_points(framed, runs)
+    corners = corners_at(lattice)
+    straight = straight_at(lattice.take(is_node(lattice)))
     corners.bits[:] |= KEEP
-    return trace_polygons(Corners.concatenate([corners, straight]), Affine.identity(), simplified=True)
+    points, rings, polygons = trace_polygons(Corners.concatenate([corners, straight]), Affine.identity(), simplified=True)
+    return shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, (rings, polygons))

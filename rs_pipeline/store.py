@@ -1,112 +1,100 @@
-"""Finished tiles on disk, keyed by content: what is there is done, and is never computed again.
+"""Finished tiles, keyed by content: what is there is done, and is never computed again.
 
-One `.npy` per tile, written aside, synced, and renamed in, so that a file under its name is whole. A tile without data
-leaves an empty marker. Workers on any host write; whoever has the folder reads.
+One `.npy` per tile, whole or not there. A tile without data leaves an empty marker. Workers on any host write; whoever
+reaches the place reads.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
+import io
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
 from numpy.typing import NDArray
 
 from rs_pipeline.errors import StoreError
 from rs_pipeline.grid import Window
+from rs_pipeline.places import Place, open_place
 from rs_pipeline.tiles import Tile
 
-_NAME = re.compile(r"t(\d+)\.(npy|empty)$")
+_TILE = re.compile(r"r\d+/t(\d+)\.(npy|empty)$")
+_HALF_WRITTEN = re.compile(r"(.*/)?\.[^/]+\.\d+$")
 
 
-@dataclass(frozen=True)
 class TileStore:
-    """The tiles of one key."""
+    """The tiles of the classes that are computed together.
 
-    folder: Path
+    Parameters
+    ----------
+    where: place, path or URL.
+
+    Raises
+    ------
+    StoreError: a URL that nothing installed can read.
+    """
+
+    def __init__(self, where: Place | str | Path) -> None:
+        self.place = open_place(where) if isinstance(where, str | Path) else where
 
     def write(self, tile: Tile, scores: NDArray[np.uint8]) -> None:
         """Keep a tile's scores, (bands, halo height, halo width) uint8. Writing twice is harmless.
 
         Raises
         ------
-        StoreError: the folder cannot be written.
+        StoreError: the store cannot be written.
         """
         if scores.shape[1:] != tile.halo.shape or scores.dtype != np.uint8:
             raise ValueError(f"tile {tile.index} holds {tile.halo.shape} uint8, got {scores.shape[1:]} {scores.dtype}")
-        self._put(self._path(tile, "npy"), scores)
+        # As np.save would write it, without a copy.
+        header, pixels = io.BytesIO(), np.ascontiguousarray(scores)
+        write_array_header_1_0(header, header_data_from_array_1_0(pixels))
+        self.place.write(_name(tile, "npy"), header.getvalue(), pixels.data)
 
     def write_empty(self, tile: Tile) -> None:
         """Keep that a tile was looked at and has no data."""
-        self._put(self._path(tile, "empty"), None)
+        self.place.write(_name(tile, "empty"), b"")
 
     def read(self, tile: Tile, part: Window) -> NDArray[np.uint8] | None:
         """(bands, H, W) uint8 of a window inside the tile's halo; None where the tile is not there or has no data.
 
         Raises
         ------
-        StoreError: the file is not what was written.
+        StoreError: the store cannot be read, or the file is not what was written.
         """
-        path = self._path(tile, "npy")
-        try:
-            scores: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
+        scores = self.place.load(_name(tile, "npy"))
+        if scores is None:
             return None
-        except (OSError, ValueError) as error:
-            raise StoreError("a tile as it was written", f"{path} ({error})", "Delete it and run again.") from error
         rows, cols = part.slices(tile.halo)
         return scores[:, rows, cols]
 
     def done(self) -> dict[int, bool]:
-        """Tiles that need no more work: index to whether it holds data. One listing of the folder."""
-        found: dict[int, bool] = {}
-        for path in self.folder.glob("r*/t*"):
-            match = _NAME.match(path.name)
-            if match:
-                found[int(match[1])] = match[2] == "npy"
-        return found
+        """Tiles that need no more work: index to whether it holds data. One listing of the place."""
+        found = (_TILE.match(name) for name in self.place.names())
+        return {int(match[1]): match[2] == "npy" for match in found if match}
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the store for one run; the system lets go when the process ends, however it ends.
+        """Hold the store for one run, and take away what a killed one had not finished writing.
 
         Raises
         ------
-        StoreError: another run holds it, or the folder cannot be made.
+        StoreError: another run holds it, or it cannot be made.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = (self.folder / "lock").open("w")
-        except OSError as error:
-            raise StoreError("a tile store that can be written", f"{self.folder} ({error})", "Check permissions and disk space.") from error
-        with handle:
+        with ExitStack() as held:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StoreError("one run at a time of the same inputs", f"another that holds {self.folder}", "Wait for it.") from error
-            for half_written in (*self.folder.glob("r*/.t*"), *self.folder.glob("job-*.tmp")):
-                half_written.unlink(missing_ok=True)
+                held.enter_context(self.place.hold())
+            except BlockingIOError as error:
+                came = f"another that holds {self.place.where}"
+                raise StoreError("one run at a time of the same inputs", came, "Wait for it.") from error
+            if self.place.has_locks:
+                for name in filter(_HALF_WRITTEN.match, list(self.place.names())):
+                    self.place.remove(name)
             yield
 
-    def _path(self, tile: Tile, suffix: str) -> Path:
-        return self.folder / f"r{tile.row:05d}" / f"t{tile.index:08d}.{suffix}"
 
-    def _put(self, path: Path, scores: NDArray[np.uint8] | None) -> None:
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as file:
-                if scores is not None:
-                    np.save(file, scores, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                aside.unlink()
-            raise StoreError("room to keep a tile", f"{path} ({error})", "Free disk space and run again: what is done stays.") from error
+def _name(tile: Tile, suffix: str) -> str:
+    return f"r{tile.row:05d}/t{tile.index:08d}.{suffix}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-import shapely
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from rs_pipeline.blocks import Parts, Planes, Rules, framed_blocks, take_apart
@@ -23,6 +23,7 @@ from rs_pipeline.components import NOWHERE
 from rs_pipeline.frontier import Frontier, Whole
 from rs_pipeline.grid import Grid, Window
 from rs_pipeline.rings import trace_polygons
+from rs_pipeline.wkb import to_wkb
 
 ReadBlock = Callable[[Window], tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]]
 """Window to labels, the score of each pixel for its own class, and sources: (h, w) uint8, as `mosaic` makes them."""
@@ -46,8 +47,8 @@ class Features(NamedTuple):
     """Row-major index, row * grid.width + col, of the object's first pixel: unique, and the same whatever the blocks."""
     value: NDArray[np.uint8]
     """Label of the object's pixels."""
-    geometry: NDArray[np.object_]
-    """Valid shapely polygons in CRS coordinates, multipolygons where corners connect."""
+    geometry: pa.BinaryArray
+    """WKB of valid polygons in CRS coordinates, of multipolygons where corners connect."""
     pixels: NDArray[np.int64]
     """Pixels in the object."""
     area_m2: NDArray[np.float64]
@@ -91,7 +92,7 @@ def polygonize(
 
     def read(window: Window) -> Planes:
         labels, scores, sources = read_block(window)
-        return Planes(table[labels], scores, sources)
+        return Planes(np.take(table, labels), scores, sources)
 
     yield from _sweep(grid, read, block_px, outlines, threads)
 
@@ -176,7 +177,7 @@ def _features(grid: Grid, whole: Whole, outlines: Outlines) -> Iterator[Features
         )
 
 
-def _geometry(grid: Grid, whole: Whole, objs: NDArray[np.int64], outlines: Outlines) -> NDArray[np.object_]:
+def _geometry(grid: Grid, whole: Whole, objs: NDArray[np.int64], outlines: Outlines) -> pa.BinaryArray:
     """Polygons of some objects; multipolygons of 8-connected ones, their parts by first pixel."""
     fragments, corners, owner = whole
     rank = np.full(len(owner), NOWHERE, np.int32)
@@ -190,5 +191,5 @@ def _geometry(grid: Grid, whole: Whole, objs: NDArray[np.int64], outlines: Outli
     mine = corners.take(place[corners.piece] != NOWHERE)
     polygons = trace_polygons(mine._replace(piece=place[mine.piece]), grid.transform, simplified=outlines.simplify_m > 0)
     if outlines.connectivity == 4:
-        return polygons
-    return np.asarray(shapely.multipolygons(polygons, indices=rank[owner[pieces]]), object)
+        return to_wkb(polygons)
+    return to_wkb(polygons, np.searchsorted(rank[owner[pieces]], np.arange(len(objs) + 1)))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from rs_pipeline.config import WorkerSettings
 from rs_pipeline.errors import ClusterError
-from rs_pipeline.inference import open_job
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -21,6 +20,15 @@ SMALL_JOB_TILES = 64
 MAX_LOCAL_WORKERS = 4
 IN_HAND = 2
 """Tasks that a worker has in hand: while the model computes a batch of one, the other's next batch is read, or its last one written."""
+
+_QUIET = {
+    # A worker that dies names as suspects all the tasks it held; `dispatch` tries them again, each alone.
+    "distributed.scheduler.allowed-failures": 0,
+    # What Dask measures of itself, a hundred times a second, costs each process a twentieth of a core, and nobody looks at it here.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +72,7 @@ def open_client(crew: Crew, settings: WorkerSettings) -> Iterator[Client | None]
     ClusterError: the scheduler does not answer, has no workers, or the CUDA extra is not installed.
     """
     if crew.kind == "in-process":
-        try:
-            yield None
-        finally:
-            # What a worker keeps open would outlive the run.
-            open_job.cache_clear()
+        yield None
         return
     from distributed import Client
 
@@ -88,9 +92,8 @@ def open_client(crew: Crew, settings: WorkerSettings) -> Iterator[Client | None]
         return
     import dask.config
 
-    # A worker that dies names as suspects all the tasks it held; `dispatch` tries them again, each alone.
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        dask.config.set(_QUIET),
         TemporaryDirectory(prefix="rs-seg-", ignore_cleanup_errors=True) as scratch,
         _cluster(crew, scratch) as cluster,
         Client(cluster, set_as_default=False) as client,

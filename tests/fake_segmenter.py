@@ -6,6 +6,7 @@ Named to the pipeline as `fake_segmenter:NAME`.
 import os
 import signal
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,14 @@ class Broken(Pointwise):
 class Slow(Pointwise):
     def segment(self, images, valid, classes):
         time.sleep(0.2)
+        return super().segment(images, valid, classes)
+
+
+class Pausing(Pointwise):
+    """As slow as RS_SEG_TEST_PAUSE_S says, in seconds for each tile."""
+
+    def segment(self, images, valid, classes):
+        time.sleep(float(os.environ.get("RS_SEG_TEST_PAUSE_S", "0.005")) * len(images))
         return super().segment(images, valid, classes)
 
 
@@ -83,10 +92,33 @@ class Counting(Pointwise):
         return super().segment(images, valid, classes)
 
 
+class ByWord:
+    """What a class scores hangs on its words alone. Leaves a line for every tile, with the words, where RS_SEG_TEST_LOG says."""
+
+    def segment(self, images, valid, classes):
+        words = [" ".join(c.prompts) for c in classes]
+        if "RS_SEG_TEST_LOG" in os.environ:
+            with Path(os.environ["RS_SEG_TEST_LOG"]).open("a") as log:
+                log.write(f"{'+'.join(words)}\n" * len(images))
+        return np.stack([self._score(images, zlib.crc32(word.encode())) for word in words], axis=1)
+
+    @staticmethod
+    def _score(images, seed):
+        return images[:, seed % 3] * np.float32(0.5 + seed % 97 / 194)
+
+
+class FailingByWord(ByWord):
+    def segment(self, images, valid, classes):
+        if any("lake" in c.prompts for c in classes) and (images[:, 0] >= TROUBLE).any():
+            raise RuntimeError("red is too much")
+        return super().segment(images, valid, classes)
+
+
 @dataclass(frozen=True)
 class Provider:
     segmenter: type | None
     vocabulary: tuple[str, ...] | None = None
+    apart: bool = False
     description = "bands as scores"
 
     def info(self):
@@ -98,6 +130,7 @@ class Provider:
             tile_px=64,
             vocabulary=self.vocabulary,
             fuller_model="sam3",
+            classes_apart=self.apart,
         )
 
     def load(self, options, threads):
@@ -122,6 +155,10 @@ def slow(folder):
     return Provider(Slow)
 
 
+def pausing(folder):
+    return Provider(Pausing)
+
+
 def killing(folder):
     return Provider(Killing)
 
@@ -140,6 +177,18 @@ def nonsense(folder):
 
 def counting(folder):
     return Provider(Counting)
+
+
+def by_word(folder):
+    return Provider(ByWord, apart=True)
+
+
+def failing_by_word(folder):
+    return Provider(FailingByWord, apart=True)
+
+
+def together_by_word(folder):
+    return Provider(ByWord)
 
 
 def unloadable(folder):

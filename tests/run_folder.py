@@ -21,7 +21,7 @@ def scores_of(folder):
 
 def finished_tiles(out):
     """Files of the store beside a run folder; nothing else there is looked at, since it comes and goes."""
-    return list((Path(out).parent / ".tiles").glob("*/r*/t*.npy"))
+    return list((Path(out).parent / ".tiles").glob("*/*/r*/t*.npy"))
 
 
 def everything(folder):

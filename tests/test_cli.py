@@ -212,5 +212,6 @@ def test_every_command_and_every_flag_of_run_is_in_the_readme():
     shown = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "200"}).output
     flags = set(re.findall(r"--[a-z][a-z-]+", shown)) - {"--help"}
     assert {f for f in flags if f not in readme} == set()
-    for command in ("run", "catalog add", "catalog list", "catalog validate", "models list", "models show", "train", "demo"):
+    commands = ("run", "status", "clean", "catalog add", "catalog list", "catalog validate", "models list", "models show", "train", "demo")
+    for command in commands:
         assert f"rs-seg {command}" in readme

@@ -148,7 +148,7 @@ def test_a_store_that_cannot_be_written_stops_the_run_and_keeps_what_is_done(mak
     settings = settings_for(make_scene(), **{"workers.batch_size": 1, "workers.cluster": cluster, "workers.count": 1})
     from rs_pipeline.plan import plan_run
 
-    store = plan_run(settings).job.store
+    store = Path(plan_run(settings).job.store.where)
     store.mkdir(parents=True)
     (store / "r00001").write_text("a file where the second row of tiles should go, whoever writes it")
     with pytest.raises(StoreError, match="what is done stays"):
@@ -207,6 +207,15 @@ def test_too_little_disk_is_refused_before_the_first_tile(make_scene, settings_f
         run(settings_for(make_scene()))
 
 
+def test_too_little_disk_for_tiles_that_go_elsewhere_is_told_of_that_disk(make_scene, settings_for, monkeypatch, tmp_path):
+    monkeypatch.setattr("rs_pipeline.plan.on_one_disk", lambda *paths: False)
+    (tmp_path / "fast").mkdir()
+    free = {str(tmp_path / "fast"): 1000}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, free.get(str(path), 10**12)))
+    with pytest.raises(OutputError, match=r"GB of free disk for the tiles of .*fast"):
+        run(settings_for(make_scene(), store=str(tmp_path / "fast")))
+
+
 def test_a_source_that_changes_during_the_run_publishes_nothing(make_scene, settings_for, monkeypatch):
     scene = make_scene()
     settings = settings_for(scene)
@@ -251,7 +260,7 @@ def test_a_run_killed_while_it_replaced_another_loses_neither(make_scene, settin
     before = everything(run(settings)["out"])
     out = Path(settings.out)
     out.rename(out.parent / ".run.old")
-    (out.parent / ".run.part-dead").mkdir()
+    (out.parent / ".run.part-dead_run").mkdir()
     again = run(settings)
     assert everything(again["out"]) == before
     assert sorted(p.name for p in out.parent.iterdir()) == [".tiles", "run"]

@@ -72,7 +72,6 @@ def test_a_file_that_a_step_names_counts_by_its_content(plan_of, tmp_path):
 
 def test_the_job_carries_the_options_to_the_workers(plan_of):
     plan = plan_of("refine.preset=smooth", "refine.smooth.strength=0.3")
-    plan.job.store.mkdir(parents=True)
     assert load_job(plan.job.save()).options == plan.settings.options
 
 

@@ -45,6 +45,7 @@ def joined(batches: Iterator[Features]) -> Features:
         return Features(*(np.empty(0) for _ in Features._fields))
     for part in parts:
         assert (np.diff(part.id) > 0).all()
+    parts = [part._replace(geometry=shapely.from_wkb(part.geometry.to_pylist())) for part in parts]
     whole = Features(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     order = np.argsort(whole.id)
     return Features(*(column[order] for column in whole))

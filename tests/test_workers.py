@@ -60,6 +60,16 @@ def test_the_crew_fits_the_job():
         crew(10, cluster="slurm")
 
 
+def test_workers_that_are_started_here_do_not_measure_themselves():
+    import dask.config
+
+    from rs_pipeline.workers import Crew, open_client
+
+    keys = ("distributed.worker.profile.enabled", "distributed.admin.tick.interval", "distributed.admin.system-monitor.interval")
+    with open_client(Crew("local", 1, 1), load_settings().workers) as client:
+        assert list(client.run(lambda: [dask.config.get(key) for key in keys]).values()) == [[False, "1s", "10s"]]
+
+
 def test_a_running_scheduler_with_two_workers_gives_what_one_process_gives(make_scene, settings_for, tmp_path):
     scene = make_scene()
     expected = labels_of(run(settings_for(scene, out=str(tmp_path / "alone" / "run"))))

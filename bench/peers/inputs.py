@@ -20,7 +20,7 @@ CLASSES = 6
 PIXEL_M = 0.5
 STRIP = 500
 """Rows that are made or compared at a time."""
-SMOOTH_PX = {False: 45, True: 9}
+SMOOTH_PX = {False: 49, True: 13}
 """Side of the mean that noise is smoothed by, three times over; by `dense`."""
 _PROFILE = {"driver": "GTiff", "dtype": "uint8", "crs": "EPSG:32633", "tiled": True, "blockxsize": 512, "blockysize": 512}
 _PLACE = from_origin(500_000.0, 5_400_000.0, PIXEL_M, PIXEL_M)

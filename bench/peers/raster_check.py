@@ -73,7 +73,7 @@ def labels_and_scores(folder: Path, top: int, first: int, nothing: int) -> Calla
         def read(window: Window, truth: Truth) -> Answer:
             found = labels.read(1, window=window)
             shares = stored.read(window=window).astype(np.float32) / top
-            return Answer(found != truth.labels + (first - 1), found == nothing, _off(shares, truth))
+            return Answer(found != truth.labels - np.uint8(1 - first), found == nothing, _off(shares, truth))
 
         return read
 

@@ -14,7 +14,7 @@ from measure import measured
 def vectorize(source: str, target: str) -> None:
     """Read, trace, write."""
     with rasterio.open(source) as file:
-        text = mask_to_geojson(file, file.read(1), {"class_names": {str(k): f"c{k}" for k in range(1, 7)}})
+        text = mask_to_geojson(file, file.read(1), {"classes": [], "class_names": {str(k): f"c{k}" for k in range(1, 7)}})
     Path(target).write_text(text)
 
 

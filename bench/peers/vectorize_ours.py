@@ -3,6 +3,7 @@
 Scores and sources are constants, and there is no coverage layer to trace (it stays empty): no peer has either.
 """
 
+# ruff: noqa: E402 - Arrow reads the environment when it is imported
 from __future__ import annotations
 
 import gc
@@ -17,8 +18,12 @@ from measure import Meter
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from rs_pipeline.__main__ import share_one_heap
+from rs_pipeline.heap import share_one_heap
+
+share_one_heap()  # as the command line does, before Arrow is imported
+
 from rs_pipeline.classes import SCORE_MAX, Class, ClassSet
+from rs_pipeline.cog import little_cache
 from rs_pipeline.config import configs_folder, read_yaml
 from rs_pipeline.grid import Grid, Window
 from rs_pipeline.layers import write_layers
@@ -30,7 +35,7 @@ CLASSES = 6
 def vectorize(source: Path, target: Path, block_px: int) -> None:
     """A label raster on disk into a layer per class."""
     classes = ClassSet(tuple(Class(k, f"c{k}", (f"c{k}",), (40 * k, 0, 0), 0.5) for k in range(1, CLASSES + 1)))
-    with rasterio.open(source) as file:
+    with little_cache(), rasterio.open(source) as file:
         crs = CRS.from_wkt(file.crs.to_wkt())
         grid = Grid(crs, file.transform, file.height, file.width)
 
@@ -44,8 +49,7 @@ def vectorize(source: Path, target: Path, block_px: int) -> None:
 
 def main() -> None:
     """Input and output on the command line."""
-    share_one_heap()  # both as the command line does
-    gc.set_threshold(100_000)
+    gc.set_threshold(100_000)  # as the command line does, too
     block_px = read_yaml(configs_folder() / "run.yaml")["vectors"]["block_px"]
     meter = Meter()
     vectorize(Path(sys.argv[1]), Path(sys.argv[2]), block_px)

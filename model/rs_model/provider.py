@@ -41,6 +41,7 @@ class TinyProvider:
             vocabulary=tuple(config["vocabulary"]),
             refinements=get_args(Step),
             fuller_model="SAM 3 (--model sam3)",
+            classes_apart=True,
         )
 
     def load(self, options: ModelOptions, threads: int | None) -> Segmenter:
@@ -77,6 +78,7 @@ class Sam3Provider:
             weights_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
             bytes_per_px=_SAM3_BYTES_PER_PX,
             refinements=get_args(Step),
+            classes_apart=True,
         )
 
     def load(self, options: ModelOptions, threads: int | None) -> Segmenter:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyogrio
 import pyogrio.raw
 import shapely
@@ -36,11 +37,11 @@ def write_truth(path: Path, labels: NDArray[np.uint8], grid: Grid) -> None:
 
     found = list(polygonize(grid, len(TRUTH_LAYERS), read_block))
     for number, name in enumerate(TRUTH_LAYERS, 1):
-        shapes = np.concatenate([batch.geometry[batch.value == number] for batch in found] or [np.empty(0, object)])
+        shapes = [wkb for batch in found for wkb in batch.geometry.filter(pa.array(batch.value == number)).to_pylist()]
         # not through GeoDataFrames: training imports this package for its scenes alone, and should not wait for geopandas
         pyogrio.raw.write(
             path,
-            shapely.to_wkb(shapes),
+            np.array(shapes, object),
             [np.full(len(shapes), name, object)],
             ["class"],
             layer=name,

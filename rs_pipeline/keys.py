@@ -1,0 +1,53 @@
+"""What names the tiles of a run, and the run: digests of everything that decides what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rs_pipeline.classes import ClassSet
+from rs_pipeline.job import SceneJob
+from rs_pipeline.options import ModelOptions, Section
+from rs_pipeline.segmenter import ModelInfo
+from rs_pipeline.tiles import TilePlan
+
+TILE_FORMAT = 2
+"""Raised whenever the same inputs would give other tiles than before."""
+
+
+def base_key(plan: TilePlan, scenes: Sequence[SceneJob], classes: ClassSet, info: ModelInfo, options: ModelOptions) -> str:
+    """Digest of all that decides a class's scores beside its prompts; where the classes look at each other, of all their prompts too."""
+    apart = info.classes_apart and "clip" not in options.refine.active
+    return digest(
+        {
+            "format": TILE_FORMAT,
+            "plan": plan.digest,
+            "scenes": [[s.info.key(), s.bands, s.opaque, s.stretch.low, s.stretch.high] for s in scenes],
+            "prompts": None if apart else [c.prompts for c in classes],
+            "model": [info.name, info.weights_sha256, info.code_version],
+            # What auto means depends on the device.
+            "dtype": [options.dtype, options.device] if options.dtype == "auto" else options.dtype,
+            "scoring": options.scoring.model_dump(exclude={"threshold"}),
+            "refine": [[step, _step_facts(getattr(options.refine, step))] for step in options.refine.active],
+            "look": options.refine.look.model_dump() if options.refine.is_guided else None,
+        }
+    )
+
+
+def digest(facts: dict[str, Any]) -> str:
+    """SHA-256 of JSON-ready facts, hexadecimal."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _step_facts(step: Section) -> dict[str, Any]:
+    """Settings of a refinement; files that they name count by what is in them."""
+    facts = step.model_dump(mode="json")
+    return {key: _file_digest(value) if isinstance(value, str) and Path(value).is_file() else value for key, value in facts.items()}
+
+
+def _file_digest(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
