@@ -86,11 +86,12 @@ def _cluster(workers: int, port: int) -> Iterator[tuple[Client, psutil.Process, 
 def simulate(workers: int, tiles: int, seconds_per_tile: float, port: int) -> dict[str, Any]:
     """Figures of one run of `tiles` tiles by so many workers; the clock starts when they are all there."""
     results: list[BatchResult] = []
+    settings = load_settings(flags={"workers.batch_size": 4}).workers
     compute = partial(nap_over_task, seconds_per_tile=seconds_per_tile)
     with _cluster(workers, port) as (client, scheduler, folder):
         me = psutil.Process()
         used, start = {p: _cpu_seconds(p) for p in (scheduler, me)}, time.perf_counter()
-        infer(client, folder / "job.json", range(tiles), load_settings().workers, results.append, compute)
+        infer(client, folder / "job.json", range(tiles), settings, results.append, compute)
         wall = time.perf_counter() - start
         used = {p: round(_cpu_seconds(p) - before, 2) for p, before in used.items()}
         peak = {p: _peak_rss_mb(p) for p in (scheduler, me)}

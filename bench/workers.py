@@ -3,7 +3,8 @@
 By default: tiles per second of a run's infer stage with rs-tiny on `--cluster local`, one worker and two, one CPU thread each for the
 model, over the demo's scene (`rs-seg demo` first) repeated N x N times. The clock starts when all workers have done a task, so that their
 start is apart. Rounds alternate, so that a noisy machine is noisy to both; medians. Two workers need two free cores: where other processes
-had more than a few hundredths of a core, the figure says nothing.
+had more than a few hundredths of a core, the figure says nothing. One worker alone reads ahead on a core that two have no longer:
+`--pin` gives it no second one.
 
 With `--simulate 64`: no model, no image, 64 workers that sleep (`bench/simulated_workers.py`), and how near the time of 100,000 tiles
 comes to that of workers who never wait. A worker counts as one model, however many threads it has.
@@ -51,7 +52,7 @@ def plan_for(workers: int, source: Path, folder: Path) -> RunPlan:
     return replace(plan, crew=replace(plan.crew, threads=1), job=replace(plan.job, threads=1))
 
 
-def measure(workers: int, source: Path, folder: Path) -> dict[str, float]:
+def measure(workers: int, source: Path, folder: Path, *, pin: bool) -> dict[str, float]:
     """Seconds until all workers have done a task, tiles per second from then on, and what a tile costs in CPU time."""
     plan = plan_for(workers, source, folder)
     todo, size = [tile.index for tile in plan.job.plan.tiles()], plan.settings.workers.batch_size
@@ -59,6 +60,9 @@ def measure(workers: int, source: Path, folder: Path) -> dict[str, float]:
     with TileStore(plan.job.store).lock(), open_client(plan.crew, plan.settings.workers) as client:
         if client is None:
             raise RuntimeError("a local cluster was asked for")
+        if pin:
+            for core, worker in zip(sorted(os.sched_getaffinity(0)), client.nthreads(), strict=False):
+                client.run(os.sched_setaffinity, 0, {core}, workers=[worker])  # the threads it starts later stay there too
         path = plan.job.save()
         warm = workers * size
         _warm_up(client, path, [Task(tuple(todo[i : i + size]), size) for i in range(0, warm, size)])
@@ -104,7 +108,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         source = Path(scratch) / "scene.vrt"
         pattern.repeat(args.source, source, height, width)
         for r in range(args.rounds):
-            rounds.append({n: measure(n, source, Path(scratch) / f"{r}-{n}") for n in (1, 2)})
+            rounds.append({n: measure(n, source, Path(scratch) / f"{r}-{n}", pin=args.pin) for n in (1, 2)})
             (one, two), others = ([rounds[-1][n][key] for n in (1, 2)] for key in ("tiles_per_s", "cores_of_others"))
             print(f"round {r + 1}: {one:.2f} and {two:.2f} tiles/s, x {two / one:.2f}; others: {others[0]:.2f} and {others[1]:.2f} cores")
     medians = {str(n): {key: round(float(np.median([r[n][key] for r in rounds])), 2) for key in rounds[0][n]} for n in (1, 2)}
@@ -126,6 +130,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=SCENE)
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pin", action="store_true", help="each worker on a core of its own, and on no other")
     parser.add_argument("--simulate", type=int, metavar="WORKERS")
     parser.add_argument("--tiles", type=int, default=100_000)
     parser.add_argument("--seconds-per-tile", type=float, default=0.05)

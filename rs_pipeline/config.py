@@ -36,7 +36,7 @@ class WorkerSettings(Section):
 
     cluster: str
     count: Count | None
-    batch_size: Count
+    batch_size: Count | None
     task_tiles: Count
     ahead: Count
     retries: Annotated[int, Field(ge=0)]

@@ -63,7 +63,7 @@ def infer(
     RsSegError: what no retry mends (a source changed, the store is full, the model does not load).
     """
     # One process has nobody to share with: a batch is a task.
-    cutter = Cutter(indices, settings.batch_size, 1 if client is None else settings.task_tiles)
+    cutter = Cutter(indices, settings.batch_size or 1, 1 if client is None else settings.task_tiles)
     failed: list[tuple[int, str]] = []
     results = _here(job_path, cutter, settings, compute) if client is None else _elsewhere(client, job_path, cutter, settings, compute)
     with closing(results):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +18,8 @@ GEOMETRY_COLUMN = "geometry"
 # QGIS up to 3.28 warns about GeoPackage 1.4.
 _VERSION = "1.3"
 _BATCH_BYTES = 2**20
+_TABLE_BYTES = 8192
+"""What a table takes at the least, however few its rows."""
 
 
 class LayerFile:
@@ -28,6 +30,7 @@ class LayerFile:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
+        self.rows = 0
         self._pending: list[pa.Table] = []
         self._pending_bytes = 0
         self._file = pa.OSFile(str(path), "wb")
@@ -35,8 +38,9 @@ class LayerFile:
 
     def add(self, table: pa.Table) -> None:
         """Take rows."""
+        self.rows += len(table)
         self._pending.append(table)
-        self._pending_bytes += table.nbytes
+        self._pending_bytes += max(table.nbytes, _TABLE_BYTES)
         if self._pending_bytes >= _BATCH_BYTES:
             self._flush()
 
@@ -85,6 +89,17 @@ class GeoPackage:
                 with pa.OSFile(str(layer.path), "rb") as file, pa.ipc.open_stream(file) as rows:
                     self._write(name, rows)
                 layer.path.unlink()
+            self._check()
+
+    def _check(self) -> None:
+        """GDAL may fail to build an index when it closes the file, and nobody is told."""
+        with closing(sqlite3.connect(self._path)) as connection:
+            for name, layer in self._layers.items():
+                for table in (name, f"rtree_{name}_{GEOMETRY_COLUMN}"):
+                    quoted = table.replace('"', '""')
+                    ((rows,),) = connection.execute(f'SELECT count(*) FROM "{quoted}"')  # noqa: S608 - quoted
+                    if rows != layer.rows:
+                        raise sqlite3.DatabaseError(f"{rows} of {layer.rows} rows in {table}")
 
     def _write(self, layer: str, rows: pa.RecordBatchReader) -> None:
         pyogrio.write_arrow(

@@ -98,7 +98,8 @@ class OpenJob:
                 continue
             values, valid = self._reader(index).read(window)
             fresh = valid & (sources == NOT_OBSERVED)
-            image = np.where(fresh, scene.stretch.apply(values, fresh), image)
+            stretched = scene.stretch.apply(values, fresh)
+            image = stretched if fresh.all() else np.where(fresh, stretched, image)
             sources[fresh] = index
             if (sources != NOT_OBSERVED).all():
                 break
@@ -225,9 +226,16 @@ def pack(image: TileImage, scores: NDArray[np.float32]) -> NDArray[np.uint8]:
     0…254 for probabilities 0…1, 255 where nothing was seen; the last band is the scene each pixel comes from.
     """
     rows, cols = image.tile.halo.slices(image.tile.context)
-    kept = np.rint(scores[:, rows, cols] * SCORE_MAX).astype(np.uint8)
-    kept[:, ~image.valid[rows, cols]] = NOT_OBSERVED
-    return np.concatenate([kept, image.sources[None, rows, cols]])
+    valid = image.valid[rows, cols]
+    kept = np.empty((len(scores) + 1, *valid.shape), np.uint8)
+    kept[-1] = image.sources[rows, cols]
+    # Band by band: what is in between stays in the processor's cache.
+    for target, band in zip(kept, scores[:, rows, cols], strict=False):
+        scaled = band * np.float32(SCORE_MAX)
+        target[...] = np.rint(scaled, out=scaled)
+    if not valid.all():
+        kept[:-1, ~valid] = NOT_OBSERVED
+    return kept
 
 
 def _has_data(image: TileImage) -> bool:
@@ -238,8 +246,9 @@ def _has_data(image: TileImage) -> bool:
 def _check_scores(scores: NDArray[np.float32], shape: tuple[int, ...]) -> None:
     if scores.shape != shape:
         raise SegmenterError(f"scores of shape {shape}", f"{scores.shape}", "The model breaks the Segmenter protocol.")
-    if not (np.isfinite(scores).all() and scores.min() >= 0.0 and scores.max() <= 1.0):
-        raise SegmenterError("finite scores in [0, 1]", f"{scores.min()}…{scores.max()}", "The model breaks the Segmenter protocol.")
+    low, high = scores.min(), scores.max()
+    if not (low >= 0.0 and high <= 1.0):  # nor is NaN, which both of them would be
+        raise SegmenterError("finite scores in [0, 1]", f"{low}…{high}", "The model breaks the Segmenter protocol.")
 
 
 def _one_line(error: Exception) -> str:

@@ -86,7 +86,7 @@ def write_layers(
     tally = _Tally(len(classes))
     scene_columns = _scene_columns(scenes)
     with _scratch_beside(path) as scratch:
-        package = GeoPackage(path, crs, scratch)
+        package = GeoPackage(scratch / path.name, crs, scratch)
         for name in classes.names:
             package.create(name, _CLASS_SCHEMA, geometry_type)
         package.create(COVERAGE_LAYER, _COVERAGE_SCHEMA, "Polygon")
@@ -99,12 +99,13 @@ def write_layers(
         for batch in coverage:
             package.add(COVERAGE_LAYER, _coverage_table(batch))
         package.finish()
-    styles = {item.name: class_style(item.colour) for item in classes}
-    styles[COVERAGE_LAYER] = coverage_style("state", COVERAGE_STATES[OBSERVED], COVERAGE_STATES[UNOBSERVED])
-    with as_output_error(path):
-        write_styles(path, GEOMETRY_COLUMN, styles)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        styles = {item.name: class_style(item.colour) for item in classes}
+        styles[COVERAGE_LAYER] = coverage_style("state", COVERAGE_STATES[OBSERVED], COVERAGE_STATES[UNOBSERVED])
+        with as_output_error(path):
+            write_styles(scratch / path.name, GEOMETRY_COLUMN, styles)
+            with (scratch / path.name).open("rb") as file:
+                os.fsync(file.fileno())
+            (scratch / path.name).replace(path)
     return dict(zip(classes.names, tally.summaries(), strict=True))
 
 

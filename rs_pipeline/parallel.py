@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,7 +12,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[tuple[Item, Result]]:
+def map_in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
+) -> Generator[tuple[Item, Result], None, None]:
     """Each item with its result, in order. At most one piece of work per thread and one more is under way or waits to be taken.
 
     Worth it where `work` lets go of Python's lock, as numpy, GDAL and shapely do. What it raises is raised here, and nothing new is begun.

@@ -35,6 +35,9 @@ from rs_pipeline.vocabulary import load_vocabulary
 from rs_pipeline.workers import Crew, choose_crew
 
 STORES = ".tiles"
+MAX_BATCH = 4
+"""Tiles of one forward pass where nobody says otherwise."""
+_BATCH_PX = 2**20
 _PROCESS_BYTES = 850e6
 """A worker before its first tile: torch and the other libraries, 0.6 GB, and GDAL's cache."""
 MAX_GRID_PX = 10**12
@@ -76,8 +79,12 @@ class RunPlan:
     """What the user should know: mended input, resampling, doubtful resolutions."""
 
 
-def plan_run(settings: RunSettings) -> RunPlan:
+def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> RunPlan:
     """Read the headers and overviews of the scenes and plan the run. Writes nothing.
+
+    Parameters
+    ----------
+    scenes: on top first; None: those that the settings select.
 
     Raises
     ------
@@ -93,7 +100,10 @@ def plan_run(settings: RunSettings) -> RunPlan:
     check_vocabulary(info, classes)
     check_refinements(info, options.refine.active)
     aoi = read_aoi(settings.aoi) if settings.aoi is not None else None
-    scenes, scene_notes = select_scenes(settings, aoi)
+    scenes, scene_notes = select_scenes(settings, aoi) if scenes is None else (scenes, [])
+    if len(scenes) > MAX_SCENES:
+        fix = "Narrow --datetime, --aoi or --source, or take them apart with --per-scene."
+        raise CatalogError(f"at most {MAX_SCENES} scenes in one run", f"{len(scenes)}", fix)
     where: BaseGeometry = shapely.union_all([s.info.footprint for s in scenes])
     if aoi is not None:
         aoi = aoi.near(where)
@@ -105,6 +115,7 @@ def plan_run(settings: RunSettings) -> RunPlan:
     prepared, radiometry_notes = _prepare(scenes, settings)
     tiles = plan.count()
     crew = choose_crew(settings.workers, tiles)
+    settings = _with_batch_size(settings, plan, crew)
     outputs = Path(settings.out).absolute().parent if settings.out else Path(settings.outputs).absolute()
     key = base_key(plan, prepared, classes, info, options)
     names = [[s.id, s.datetime] for s in prepared]
@@ -124,6 +135,14 @@ def plan_run(settings: RunSettings) -> RunPlan:
     return RunPlan(settings, job, find_work(job), info, crew, tiles, out, run_key, existing, estimate, notes)
 
 
+def _with_batch_size(settings: RunSettings, plan: TilePlan, crew: Crew) -> RunSettings:
+    """Settings that say how many tiles a pass takes: on CPUs, more pixels at once only cost memory that is mapped afresh each time."""
+    if settings.workers.batch_size is not None:
+        return settings
+    size = MAX_BATCH if crew.kind == "cuda" else min(MAX_BATCH, max(1, _BATCH_PX // plan.tile_px**2))
+    return settings.model_copy(update={"workers": settings.workers.model_copy(update={"batch_size": size})})
+
+
 def _cut(grid: Grid, aoi: Aoi | None, settings: RunSettings, info: ModelInfo) -> TilePlan:
     tile_px = settings.tile_px or info.tile_px
     overlap_px = settings.overlap_px if settings.overlap_px is not None else tile_px // 8
@@ -141,7 +160,7 @@ def select_scenes(settings: RunSettings, aoi: Aoi | None) -> tuple[list[Scene], 
 
     Raises
     ------
-    CatalogError: there are none, or too many, or one that was asked for is not among them.
+    CatalogError: there are none, or one that was asked for is not among them.
     """
     sources = settings.source or (settings.catalog,)
     area = aoi.in_crs(LON_LAT) if aoi is not None else None
@@ -153,8 +172,6 @@ def select_scenes(settings: RunSettings, aoi: Aoi | None) -> tuple[list[Scene], 
             expected = f"scenes of the source ({', '.join(found[:8])})"
             raise CatalogError(expected, ", ".join(missing), "Check --set scenes, --aoi and --datetime.")
         scenes = [s for s in scenes if s.id in settings.scenes]
-    if len(scenes) > MAX_SCENES:
-        raise CatalogError(f"at most {MAX_SCENES} scenes in one run", f"{len(scenes)}", "Narrow --datetime, --aoi or --source.")
     undated = sum(s.datetime is None for s in scenes)
     notes = [f"{undated} of {len(scenes)} scenes have no date: they go below the dated ones"] if 0 < undated < len(scenes) else []
     return _ordered(scenes, settings.composite), notes
@@ -217,7 +234,7 @@ def _estimate(plan: TilePlan, tiles: int, classes: ClassSet, info: ModelInfo, cr
     context_px = min(plan.tile_px, grid.height) * min(plan.tile_px, grid.width)
     covered_px = min(tiles * plan.stride_px**2, grid.height * grid.width)
     block_px = min(settings.vectors.block_px**2, grid.height * grid.width)
-    batch = settings.workers.batch_size * context_px * (info.bytes_per_px + 16 * len(classes))
+    batch = (settings.workers.batch_size or MAX_BATCH) * context_px * (info.bytes_per_px + 16 * len(classes))
     memory = crew.count * (_PROCESS_BYTES + info.weights_bytes + CACHE_BYTES + batch) + block_px * (bands * 8 + 24)
     store_bytes = tiles * context_px * bands
     return Estimate(round(store_bytes + covered_px * (bands + 1) * 0.5), store_bytes, round(memory))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,23 @@ class Stretch:
         if len(self.low) != len(self.high) or any(not lo < hi for lo, hi in zip(self.low, self.high, strict=False)):
             raise ValueError(f"a stretch needs low < high in every band, got {self.low} and {self.high}")
 
-    def apply(self, image: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Stretched copy of `image` (B, H, W) float32: clipped to [0, 1], 0 where `valid` (H, W) is False."""
+    def apply(self, image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Stretched copy of `image` (B, H, W), float32: clipped to [0, 1], 0 where `valid` (H, W) is False."""
+        if image.dtype == np.uint8:
+            every = np.broadcast_to(np.arange(256, dtype=np.float32), (len(image), 1, 256))
+            stretched = np.stack([np.take(table[0], band) for table, band in zip(self._spread(every), image, strict=True)])
+        else:
+            stretched = self._spread(image.astype(np.float32, copy=False))
+        if not valid.all():
+            stretched[:, ~valid] = 0.0
+        return stretched
+
+    def _spread(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         low = np.asarray(self.low, np.float32)[:, None, None]
         scale = (1.0 / (np.asarray(self.high, np.float64) - np.asarray(self.low, np.float64))).astype(np.float32)[:, None, None]
         with np.errstate(invalid="ignore", over="ignore"):
-            stretched = np.clip((image - low) * scale, 0.0, 1.0)
-        return np.where(valid, stretched, np.float32(0.0)).astype(np.float32, copy=False)
+            stretched: NDArray[np.float32] = np.clip((image - low) * scale, np.float32(0.0), np.float32(1.0))
+        return stretched
 
 
 def measure_stretch(sample: NDArray[np.float32], valid: NDArray[np.bool_], low_percent: float, high_percent: float) -> Stretch | None:

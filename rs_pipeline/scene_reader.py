@@ -99,9 +99,10 @@ class SceneReader:
         self._vrt.close()
         self._source.close()
 
-    def read(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Values (3, H, W) float32 as stored, and valid (H, W), of a window of the grid."""
-        image = np.empty((3, *window.shape), np.float32)
+    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Values (3, H, W) as stored, float32 for floating point, and valid (H, W), of a window of the grid."""
+        stored = np.dtype(self._vrt.dtypes[0])
+        image = np.empty((3, *window.shape), np.float32 if stored.kind == "f" else stored)
         valid = np.empty(window.shape, np.bool_)
         for row in range(window.row_off // BLOCK_PX, (window.row_stop - 1) // BLOCK_PX + 1):
             for col in range(window.col_off // BLOCK_PX, (window.col_stop - 1) // BLOCK_PX + 1):
@@ -110,7 +111,7 @@ class SceneReader:
                 if part is not None:
                     image[:, *part.slices(window)] = block.values[:, *part.slices(block.window)]
                     valid[part.slices(window)] = block.valid[part.slices(block.window)]
-        return image, valid & np.isfinite(image).all(axis=0)
+        return image, valid & np.isfinite(image).all(axis=0) if image.dtype.kind == "f" else valid
 
     def _warp(self, row: int, col: int) -> WarpedBlock:
         top, left = row * BLOCK_PX, col * BLOCK_PX

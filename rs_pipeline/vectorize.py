@@ -7,9 +7,8 @@ reach it.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -22,6 +21,7 @@ from rs_pipeline.classes import NOT_OBSERVED, SCORE_MAX
 from rs_pipeline.components import NOWHERE
 from rs_pipeline.frontier import Frontier, Whole
 from rs_pipeline.grid import Grid, Window
+from rs_pipeline.parallel import map_in_order
 from rs_pipeline.rings import trace_polygons
 from rs_pipeline.wkb import to_wkb
 
@@ -129,18 +129,10 @@ def _sweep(grid: Grid, read: Callable[[Window], Planes], block_px: int, outlines
 
 
 def _taken_apart(grid: Grid, read: Callable[[Window], Planes], block_px: int, rules: Rules, threads: int) -> Iterator[Parts]:
-    """The parts of all blocks, in their order, with one block more in hand than there are threads."""
-    with ThreadPoolExecutor(threads, "rs-seg-blocks") as pool:
-        running: deque[Future[Parts]] = deque()
-        try:
-            for window, framed in framed_blocks(grid, read, block_px):
-                running.append(pool.submit(take_apart, grid, window, framed, rules))
-                if len(running) > threads:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    """The parts of all blocks, in their order."""
+    with closing(map_in_order(lambda block: take_apart(grid, *block, rules), framed_blocks(grid, read, block_px), threads)) as blocks:
+        for _, parts in blocks:
+            yield parts
 
 
 def _features(grid: Grid, whole: Whole, outlines: Outlines) -> Iterator[Features]:
@@ -148,11 +140,10 @@ def _features(grid: Grid, whole: Whole, outlines: Outlines) -> Iterator[Features
     fragments, corners, owner = whole
     if not len(fragments.piece):
         return
-    obj = owner[fragments.piece]
+    rows = fragments._replace(piece=owner[fragments.piece]).merged()
     # The first entry of an object is then its greatest source.
-    order = np.lexsort((fragments.source, -fragments.pixels, obj))
-    rows, obj = fragments.take(order), obj[order]
-    heads = np.flatnonzero(np.diff(obj, prepend=NOWHERE))
+    rows = rows.take(np.lexsort((rows.source, -rows.pixels, rows.piece)))
+    heads = np.flatnonzero(np.diff(rows.piece, prepend=NOWHERE))
     pixels, score, sides, unseen = (np.add.reduceat(s, heads) for s in (rows.pixels, rows.score_sum, rows.sides, rows.unseen_sides))
     first = np.minimum.reduceat(rows.first, heads)
     area = pixels * abs(grid.transform.determinant)

@@ -8,6 +8,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rs_pipeline.errors import OutputError
+
+MAX_BYTES = 1_000_000_000
+"""SQLite's limit for a value."""
 _POLYGON, _MULTIPOLYGON = 3, 6
 _HEADER_BYTES, _RING_BYTES, _POINT_BYTES = 9, 4, 16
 """Byte order, type and count; a ring's count; x and y."""
@@ -30,6 +34,10 @@ def to_wkb(shapes: Polygons, parts: NDArray[np.int64] | None = None) -> pa.Binar
     Parameters
     ----------
     parts: (multipolygons + 1,) first polygon of each multipolygon; None: every polygon by itself.
+
+    Raises
+    ------
+    OutputError: one of them is larger than a GeoPackage can hold.
     """
     points, rings, polygons = shapes
     multi = np.zeros(len(polygons), np.int64) if parts is None else np.searchsorted(parts, np.arange(len(polygons)), side="right")
@@ -45,6 +53,10 @@ def to_wkb(shapes: Polygons, parts: NDArray[np.int64] | None = None) -> pa.Binar
     if parts is not None:
         starts = np.append(polygon_at[parts[:-1]] - _HEADER_BYTES, end)
         heads.append((starts[:-1], _header(_MULTIPOLYGON, np.diff(parts))))
+    if len(starts) > 1 and np.diff(starts).max() > MAX_BYTES:
+        came = f"one of {np.diff(starts).max() / 1e9:.1f} GB"
+        fix = "Give a coarser --gsd, or a smaller --aoi."
+        raise OutputError(f"objects of at most {MAX_BYTES / 1e9:.0f} GB, which a GeoPackage can hold", came, fix)
     data, is_point = np.empty(end, np.uint8), np.ones(end, bool)
     for at, head in heads:
         where = at[:, None] + np.arange(head.shape[1])

@@ -105,8 +105,8 @@ def _cluster(crew: Crew, scratch: str) -> Any:
     from distributed import LocalCluster
 
     everywhere = {"threads_per_worker": IN_HAND, "dashboard_address": None, "host": "127.0.0.1", "local_directory": scratch}
-    # Workers that are stopped over their tasks warn of each.
-    everywhere["silence_logs"] = logging.ERROR
+    # Workers that are stopped over their tasks tell of each, and of the scheduler that left.
+    everywhere["silence_logs"] = logging.CRITICAL
     if crew.kind == "cuda":
         try:
             from dask_cuda import LocalCUDACluster

@@ -196,3 +196,18 @@ def test_an_error_in_the_pixels_is_not_taken_for_one_of_the_file(tmp_path: Path)
 
     with pytest.raises(FileNotFoundError):
         write_layers(tmp_path / "layers.gpkg", GRID.crs, CLASSES, broken(), coverage(), SCENES)
+
+
+def test_an_index_that_gdal_could_not_finish_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = geopackage.GeoPackage._write
+
+    def half(self: geopackage.GeoPackage, layer: str, rows: object) -> None:
+        real(self, layer, rows)
+        if layer == "road":  # as on a full disk: the rows are there, and nobody was told of the index
+            with closing(sqlite3.connect(self._path)) as connection, connection:
+                connection.execute("DELETE FROM rtree_road_geometry WHERE id = 1")
+
+    monkeypatch.setattr(geopackage.GeoPackage, "_write", half)
+    with pytest.raises(OutputError, match="1 of 2 rows in rtree_road_geometry"):
+        write(tmp_path / "layers.gpkg")
+    assert not list(tmp_path.iterdir())

@@ -139,16 +139,16 @@ def test_law_6_holds_for_tangled_objects_and_blocks_change_nothing(seed: int, de
     np.testing.assert_array_equal(burn(features, grid_of(labels)), labels)
 
 
-@given(label_rasters(), BLOCKS, st.integers(0, 2**32 - 1))
+@given(label_rasters(), BLOCKS, st.integers(0, 2**32 - 1), st.sampled_from([4, 8]))
 @LAWS
-def test_attributes_are_those_of_the_objects_pixels(labels: np.ndarray, block_px: int, seed: int) -> None:
+def test_attributes_are_those_of_the_objects_pixels(labels: np.ndarray, block_px: int, seed: int, connectivity: int) -> None:
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, 255, labels.shape).astype(np.uint8)
     sources = rng.choice(np.array([0, 1, 253, 255], np.uint8), labels.shape)
-    features = joined(polygonize(grid_of(labels), CLASSES, reader(labels, scores, sources), block_px))
+    features = joined(polygonize(grid_of(labels), CLASSES, reader(labels, scores, sources), block_px, Outlines(connectivity)))
     expected = []
     for value in range(1, CLASSES + 1):
-        objects, count = ndimage.label(labels == value)
+        objects, count = ndimage.label(labels == value, structure=ndimage.generate_binary_structure(2, connectivity // 4))
         for number in range(1, count + 1):
             mask = objects == number
             source = np.bincount(sources[mask], minlength=256).argmax()

@@ -4,6 +4,8 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rs_pipeline import wkb
+from rs_pipeline.errors import OutputError
 from rs_pipeline.wkb import Polygons, to_wkb
 
 SQUARE = shapely.box(0, 0, 4, 4)
@@ -32,3 +34,10 @@ def test_multipolygons_are_byte_for_byte_what_shapely_writes(groups):
 def test_nothing_is_nothing(parts):
     nothing = Polygons(np.empty((0, 2)), np.zeros(1, np.int64), np.zeros(1, np.int64))
     assert to_wkb(nothing, parts).to_pylist() == []
+
+
+def test_what_no_geopackage_can_hold_is_refused(monkeypatch):
+    monkeypatch.setattr(wkb, "MAX_BYTES", 100)
+    assert len(to_wkb(ragged([SQUARE, SQUARE]))) == 2
+    with pytest.raises(OutputError, match="GeoPackage can hold"):
+        to_wkb(ragged([SQUARE, HOLED]))

@@ -40,7 +40,10 @@ class TerminalReporter:
         self._progress.stop()
 
     def stage(self, name: str, total: int) -> None:
-        """A new bar."""
+        """A new bar, in the place of those of a run before."""
+        if any(task.description == name for task in self._progress.tasks):
+            for task in self._progress.task_ids:
+                self._progress.remove_task(task)
         self._progress.add_task(name, total=total)
 
     def advance(self, steps: int) -> None:

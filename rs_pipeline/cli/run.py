@@ -33,7 +33,7 @@ def run_command(
     overlap_px: Annotated[int | None, typer.Option(help="Pixels shared by neighbouring tiles. Default: an eighth of a tile.")] = None,
     cluster: Annotated[str | None, typer.Option(help="in-process, local, cuda, or tcp://HOST:PORT of a Dask scheduler.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes of a local cluster.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Tiles per forward pass.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Tiles per forward pass. Default: by their size, at most 4.")] = None,
     per_scene: Annotated[bool | None, typer.Option("--per-scene", help="A run of its own for each scene, into OUT/SCENE-ID.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, time a few tiles, print the cost; write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON summary on stdout, nothing else there.")] = False,
@@ -70,24 +70,23 @@ def run_command(
     if dry_run:
         _do_dry_run(settings, as_json=as_json)
         return
-    if settings.per_scene:
-        from rs_pipeline.per_scene import run_each
+    from rs_pipeline.plan import plan_run
+    from rs_pipeline.run import execute
 
-        with TerminalReporter() as reporter:
-            found = run_each(settings, reporter)
-        partial = found["failed"] or any(summary["tiles"]["failed"] for summary in found["runs"])
-    else:
-        from rs_pipeline.run import run
+    with TerminalReporter() as reporter:
+        if settings.per_scene:
+            from rs_pipeline.per_scene import each_scene
 
-        with TerminalReporter() as reporter:
-            found = run(settings, reporter)
-        partial = found["tiles"]["failed"]
+            found = each_scene(settings, lambda plan: execute(plan, reporter), reporter)
+        else:
+            found = execute(plan_run(settings), reporter)
+    runs = found["runs"] if settings.per_scene else [found]
     if as_json:
         _print_json(found)
     else:
-        for summary in found["runs"] if settings.per_scene else [found]:
+        for summary in runs:
             _print_summary(summary)
-    if partial:
+    if found.get("failed") or any(summary["tiles"]["failed"] for summary in runs):
         raise typer.Exit(_PARTIAL)
 
 
@@ -96,15 +95,17 @@ def _do_dry_run(settings: RunSettings, *, as_json: bool) -> None:
     from rs_pipeline.plan import plan_run
 
     if settings.per_scene:
-        from rs_pipeline.per_scene import scene_settings
+        from rs_pipeline.cli.progress import TerminalReporter
+        from rs_pipeline.per_scene import each_scene
 
-        reports = [describe_dry_run(plan_run(own)) for own in scene_settings(settings).values()]
+        with TerminalReporter() as reporter:
+            found = each_scene(settings, describe_dry_run, reporter)
     else:
-        reports = [describe_dry_run(plan_run(settings))]
+        found = describe_dry_run(plan_run(settings))
     if as_json:
-        _print_json({"runs": reports} if settings.per_scene else reports[0])
+        _print_json(found)
         return
-    for report in reports:
+    for report in found["runs"] if settings.per_scene else [found]:
         _print_dry_run(report)
 
 
