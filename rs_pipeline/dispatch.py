@@ -153,6 +153,8 @@ def _each_alone(client: Client, job_path: JobPath, suspects: Sequence[Task], set
     Nothing else runs now: if the worker dies, it was this task's tiles, or their number.
     """
     store, lost = TileStore(store_of(job_path)), list(suspects)
+    ended: SimpleQueue[Future[BatchResult]] = SimpleQueue()
+    roll = _RollCall(client)
     while lost:
         done = store.done()  # a worker keeps what it finished before it dies
         kept = [index for task in lost for index in task.indices if index in done]
@@ -162,6 +164,9 @@ def _each_alone(client: Client, job_path: JobPath, suspects: Sequence[Task], set
         lost = []
         for task in halves:
             [(future, _)] = _begin(client, compute, job_path, [task], settings)
+            future.add_done_callback(ended.put)
+            while not _drained(ended):
+                roll.count()  # the last worker may have died of it, and none come back
             result = _outcome(future)
             if result is not None:
                 yield result
@@ -233,4 +238,4 @@ def _joined(results: Sequence[BatchResult]) -> BatchResult:
 def _unfit(error: Exception) -> ClusterError:
     """What a tile raises is caught where it is computed: this is the worker's own trouble."""
     fix = "Install the same version, with the model, on every worker."
-    return ClusterError("workers that can run a task of this run", f"{type(error).__name__}: {error}", fix)
+    return ClusterError("workers that can run a task of this run", f"{type(error).__name__}: {' '.join(str(error).split())}", fix)

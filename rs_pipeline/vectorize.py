@@ -7,10 +7,10 @@ reach it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -119,27 +119,30 @@ def polygonize_coverage(
 def _sweep(grid: Grid, read: Callable[[Window], Planes], block_px: int, outlines: Outlines, threads: int) -> Iterator[Features]:
     if block_px < 1:
         raise ValueError(f"a block has at least one pixel, got block_px {block_px}")
+    rules = Rules(outlines.connectivity, outlines.simplify_m / grid.gsd_m)
+    with (
+        closing(map_in_order(lambda block: take_apart(grid, *block, rules), framed_blocks(grid, read, block_px), threads)) as blocks,
+        closing(map_in_order(lambda whole: list(_features(grid, whole, outlines)), _wholes(grid, blocks), threads)) as done,
+    ):
+        for _, batches in done:
+            yield from batches
+
+
+def _wholes(grid: Grid, blocks: Iterable[tuple[Any, Parts]]) -> Iterator[Whole]:
+    """Objects as soon as they are known to be whole."""
     front = Frontier(grid)
-    for parts in _taken_apart(grid, read, block_px, Rules(outlines.connectivity, outlines.simplify_m / grid.gsd_m), threads):
+    for _, parts in blocks:
         if parts.window.col_off == 0:
             front.begin_band(parts.window.height)
-        yield from _features(grid, front.add(parts), outlines)
+        found = [front.add(parts)]
         if parts.window.col_stop == grid.width:
-            yield from _features(grid, front.end_band(), outlines)
-
-
-def _taken_apart(grid: Grid, read: Callable[[Window], Planes], block_px: int, rules: Rules, threads: int) -> Iterator[Parts]:
-    """The parts of all blocks, in their order."""
-    with closing(map_in_order(lambda block: take_apart(grid, *block, rules), framed_blocks(grid, read, block_px), threads)) as blocks:
-        for _, parts in blocks:
-            yield parts
+            found.append(front.end_band())
+        yield from (whole for whole in found if len(whole.owner))
 
 
 def _features(grid: Grid, whole: Whole, outlines: Outlines) -> Iterator[Features]:
     """Features of whole objects, in batches of bounded size."""
     fragments, corners, owner = whole
-    if not len(fragments.piece):
-        return
     rows = fragments._replace(piece=owner[fragments.piece]).merged()
     # The first entry of an object is then its greatest source.
     rows = rows.take(np.lexsort((rows.source, -rows.pixels, rows.piece)))

@@ -13,6 +13,7 @@ from rs_pipeline.dispatch import infer
 from rs_pipeline.errors import ClusterError
 from rs_pipeline.inference import BatchResult
 from rs_pipeline.run import run
+from rs_pipeline.tasks import Task
 
 AHEAD = 3
 
@@ -80,6 +81,17 @@ def test_a_scheduler_that_nobody_works_for_is_given_up(client, cluster, tmp_path
         time.sleep(0.01)
     with pytest.raises(ClusterError, match="a scheduler with workers; got none for"):
         infer(client, tmp_path / "job.json", range(10), settings(), lambda result: None, nap)
+
+
+def test_nobody_waits_for_ever_for_the_workers_that_a_tile_has_killed(client, cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatch, "DESERTED_S", 0.5)
+    monkeypatch.setattr(dispatch, "ROLL_CALL_S", 0.1)
+    cluster.scale(0)
+    while client.nthreads():
+        time.sleep(0.01)
+    suspects = [Task((1, 2), 2)]
+    with pytest.raises(ClusterError, match="a scheduler with workers; got none for"):
+        list(dispatch._each_alone(client, tmp_path / "job.json", suspects, settings(), nap))
 
 
 def test_a_scheduler_that_goes_away_ends_the_run_with_an_error_of_ours(tmp_path):
