@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rs_pipeline.config import WorkerSettings
 from rs_pipeline.errors import ClusterError, RsSegError
 from rs_pipeline.heap import give_back_free_memory
-from rs_pipeline.inference import BatchResult, infer_batch, open_job
+from rs_pipeline.inference import BatchResult, infer_batch, joined, open_job
 from rs_pipeline.job import JobPath, store_of
 from rs_pipeline.store import TileStore
 from rs_pipeline.tasks import Cutter, Task
@@ -34,7 +34,7 @@ Compute = Callable[[JobPath, Task, int], BatchResult]
 
 def infer_task(job_path: JobPath, task: Task, retries: int) -> BatchResult:
     """What a worker does with a task: `infer_batch` of each of its batches, one after another."""
-    return _joined([infer_batch(job_path, batch, retries) for batch in task.batches()])
+    return joined([infer_batch(job_path, batch, retries) for batch in task.batches()])
 
 
 def infer(
@@ -63,6 +63,7 @@ def infer(
     RsSegError: what no retry mends (a source changed, the store is full, the model does not load).
     """
     # One process has nobody to share with: a batch is a task.
+    # Whoever planned has filled in the size of batches.
     cutter = Cutter(indices, settings.batch_size or 1, 1 if client is None else settings.task_tiles)
     failed: list[tuple[int, str]] = []
     results = _here(job_path, cutter, settings, compute) if client is None else _elsewhere(client, job_path, cutter, settings, compute)
@@ -227,12 +228,6 @@ def _outcome(future: Future[BatchResult]) -> BatchResult | None:
         raise
     except Exception as error:
         raise _unfit(error) from error
-
-
-def _joined(results: Sequence[BatchResult]) -> BatchResult:
-    return BatchResult(
-        tuple(i for r in results for i in r.done), tuple(i for r in results for i in r.empty), tuple(f for r in results for f in r.failed)
-    )
 
 
 def _unfit(error: Exception) -> ClusterError:

@@ -165,7 +165,7 @@ def infer_batch(job_path: JobPath, indices: Sequence[int], retries: int) -> Batc
         failure = _one_line(error)
     if len(indices) == 1 and retries == 0:
         return BatchResult((), (), ((indices[0], failure),))
-    return _merge([_infer_alone(opened, segmenter, index, max(retries, 1)) for index in indices])
+    return joined([_infer_alone(opened, segmenter, index, max(retries, 1)) for index in indices])
 
 
 def _open_unchanged(path: JobPath) -> OpenJob:
@@ -255,7 +255,8 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _merge(results: Sequence[BatchResult]) -> BatchResult:
+def joined(results: Sequence[BatchResult]) -> BatchResult:
+    """What became of several batches, as one."""
     return BatchResult(
         tuple(i for r in results for i in r.done), tuple(i for r in results for i in r.empty), tuple(f for r in results for f in r.failed)
     )

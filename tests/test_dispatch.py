@@ -73,25 +73,26 @@ def test_the_window_follows_workers_that_join_and_leave(client, cluster, tmp_pat
     assert {workers for workers, _ in seen[100:]} == {1}
 
 
-def test_a_scheduler_that_nobody_works_for_is_given_up(client, cluster, tmp_path, monkeypatch):
+@pytest.fixture
+def deserted(client, cluster, monkeypatch):
+    """A client of a scheduler whose workers have all gone, and which is given up soon."""
     monkeypatch.setattr(dispatch, "DESERTED_S", 0.5)
     monkeypatch.setattr(dispatch, "ROLL_CALL_S", 0.1)
     cluster.scale(0)
     while client.nthreads():
         time.sleep(0.01)
+    return client
+
+
+def test_a_scheduler_that_nobody_works_for_is_given_up(deserted, tmp_path):
     with pytest.raises(ClusterError, match="a scheduler with workers; got none for"):
-        infer(client, tmp_path / "job.json", range(10), settings(), lambda result: None, nap)
+        infer(deserted, tmp_path / "job.json", range(10), settings(), lambda result: None, nap)
 
 
-def test_nobody_waits_for_ever_for_the_workers_that_a_tile_has_killed(client, cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(dispatch, "DESERTED_S", 0.5)
-    monkeypatch.setattr(dispatch, "ROLL_CALL_S", 0.1)
-    cluster.scale(0)
-    while client.nthreads():
-        time.sleep(0.01)
+def test_nobody_waits_for_ever_for_the_workers_that_a_tile_has_killed(deserted, tmp_path):
     suspects = [Task((1, 2), 2)]
     with pytest.raises(ClusterError, match="a scheduler with workers; got none for"):
-        list(dispatch._each_alone(client, tmp_path / "job.json", suspects, settings(), nap))
+        list(dispatch._each_alone(deserted, tmp_path / "job.json", suspects, settings(), nap))
 
 
 def test_a_scheduler_that_goes_away_ends_the_run_with_an_error_of_ours(tmp_path):
