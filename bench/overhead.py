@@ -115,7 +115,7 @@ def time_model(segmenter: Segmenter, planned: RunPlan) -> float:
     opened, tiles = OpenJob(planned.job), list(planned.job.plan.tiles())
     size = planned.settings.workers.batch_size
     read = [[opened.read_tile(tile) for tile in tiles[i : i + size]] for i in range(0, len(tiles), size)]
-    batches = [(np.stack([t.image for t in batch]), np.stack([t.valid for t in batch])) for batch in read]
+    batches = [(np.stack([image for _, image in batch]), np.stack([seen.valid for seen, _ in batch])) for batch in read]
     segmenter.segment(*batches[0], planned.job.classes)
     start = time.perf_counter()
     for images, valid in batches:

@@ -59,9 +59,7 @@ def groups_of(pairs: NDArray[np.int32], count: int) -> NDArray[np.int32]:
     return found
 
 
-def _links(
-    labels: NDArray[np.uint8], start: NDArray[np.int64], label: NDArray[np.uint8], of_pixel: NDArray[np.int32]
-) -> NDArray[np.int32]:
+def _links(labels: NDArray[np.uint8], start: NDArray[np.int64], label: NDArray[np.uint8], of_pixel: NDArray[np.int32]) -> NDArray[np.int32]:
     """(2, n) pairs of runs that touch along a pixel's side and hold the same label.
 
     Two runs one above the other share the column where the later of the two begins, so looking up and down from every

@@ -55,9 +55,9 @@ def _time_a_batch(plan: RunPlan, job: Job) -> tuple[float, float]:
     seconds = []
     for _ in range(2):
         opened, start = OpenJob(job), time.perf_counter()
-        seen = [opened.read_tile(tile) for tile in tiles]
+        seen, images = zip(*map(opened.read_tile, tiles), strict=True)
         try:
-            segmenter.segment(np.stack([s.image for s in seen]), np.stack([s.valid for s in seen]), job.classes)
+            segmenter.segment(np.stack(images), np.stack([s.valid for s in seen]), job.classes)
         except Exception as error:
             came = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise SegmenterError("a model that can segment a tile", came, "Check the model, or try another tile with --aoi.") from error

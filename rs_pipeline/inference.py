@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from rs_pipeline.classes import NOT_OBSERVED, SCORE_MAX
+from rs_pipeline.classes import NOT_OBSERVED, SCORE_MAX, ClassSet
 from rs_pipeline.errors import RasterError, SegmenterError, StoreError, UsageError
 from rs_pipeline.fingerprints import has_changed
 from rs_pipeline.job import Job, JobPath, load_job
@@ -50,14 +50,12 @@ class BatchResult:
 
 
 @dataclass(frozen=True, slots=True)
-class TileImage:
-    """What the sensors saw of one tile."""
+class SeenTile:
+    """What of a tile was seen, and where."""
 
     tile: Tile
-    image: NDArray[np.float32]
-    """(3, H, W) of the tile's context, stretched to [0, 1]."""
     valid: NDArray[np.bool_]
-    """(H, W)."""
+    """(H, W) of the tile's context."""
     sources: NDArray[np.uint8]
     """(H, W) index of the scene each pixel comes from; 255 is none."""
 
@@ -65,13 +63,11 @@ class TileImage:
 class _Batch(NamedTuple):
     """Tiles, read."""
 
-    seen: list[TileImage]
+    seen: list[SeenTile]
+    """Those that hold data."""
+    images: list[NDArray[np.float32]]
+    """Of each of them (3, H, W), as the model takes it."""
     empty: list[Tile]
-    """Those without data."""
-    images: NDArray[np.float32]
-    """(N, 3, H, W): those that hold data, as the model takes them."""
-    valid: NDArray[np.bool_]
-    """(N, H, W)."""
 
 
 class OpenJob:
@@ -86,8 +82,13 @@ class OpenJob:
         self._footprints = [s.info.outline(job.plan.grid.crs).buffer(r) for s, r in zip(job.scenes, reach, strict=True)]
         """Outlines in the grid's CRS, two pixels wider, so that resampling at their edge is not cut; empty ones may be anywhere."""
 
-    def read_tile(self, tile: Tile) -> TileImage:
-        """The scenes composited over a tile's context: the first scene of the job that saw a pixel gives it."""
+    def read_tile(self, tile: Tile) -> tuple[SeenTile, NDArray[np.float32]]:
+        """The scenes composited over a tile's context: the first scene of the job that saw a pixel gives it.
+
+        Returns
+        -------
+        What was seen, and the image (3, H, W) float32, stretched to [0, 1].
+        """
         window = tile.context
         outline = shapely.box(*self.job.plan.grid.crop(window).bounds)
         image = np.zeros((3, *window.shape), np.float32)
@@ -103,7 +104,7 @@ class OpenJob:
             sources[fresh] = index
             if (sources != NOT_OBSERVED).all():
                 break
-        return TileImage(tile, image, sources != NOT_OBSERVED, sources)
+        return SeenTile(tile, sources != NOT_OBSERVED, sources), image
 
     def _reader(self, index: int) -> SceneReader:
         if index in self._readers:
@@ -201,34 +202,45 @@ def _infer_alone(opened: OpenJob, segmenter: Segmenter, index: int, attempts: in
 def _infer(opened: OpenJob, segmenter: Segmenter, indices: Sequence[int]) -> BatchResult:
     batch = _FILES.submit(_read_batch, opened, indices).result()
     if batch.seen:
-        scores = _MODEL.submit(segmenter.segment, batch.images, batch.valid, opened.job.classes).result()
-        _check_scores(scores, (len(batch.seen), len(opened.job.classes), *batch.images.shape[2:]))
-        for image, tile_scores in zip(batch.seen, scores, strict=True):
-            opened.store.write(image.tile, pack(image, tile_scores))
+        for seen, scores in zip(batch.seen, _segment(segmenter, batch, opened.job.classes), strict=True):
+            opened.store.write(seen.tile, pack(seen, scores))
     for tile in batch.empty:
         opened.store.write_empty(tile)
-    return BatchResult(tuple(i.tile.index for i in batch.seen), tuple(t.index for t in batch.empty), ())
+    return BatchResult(tuple(s.tile.index for s in batch.seen), tuple(t.index for t in batch.empty), ())
+
+
+def _segment(segmenter: Segmenter, batch: _Batch, classes: ClassSet) -> NDArray[np.float32]:
+    """Scores (N, K, H, W); empties the batch of its pixels, which nobody needs any more while the scores are kept."""
+    images = np.stack(batch.images) if len(batch.images) > 1 else batch.images[0][None]
+    batch.images.clear()
+    scores = _MODEL.submit(segmenter.segment, images, np.stack([seen.valid for seen in batch.seen]), classes).result()
+    _check_scores(scores, (len(images), len(classes), *images.shape[2:]))
+    return scores
 
 
 def _read_batch(opened: OpenJob, indices: Sequence[int]) -> _Batch:
-    read = [opened.read_tile(opened.job.plan.tile(index)) for index in indices]
+    batch = _Batch([], [], [])
+    for index in indices:
+        seen, image = opened.read_tile(opened.job.plan.tile(index))
+        if _has_data(seen):
+            batch.seen.append(seen)
+            batch.images.append(image)
+        else:
+            batch.empty.append(seen.tile)
     # Again: of a scene that is exchanged and put back, no tile of the wrong one may stay.
     check_unchanged(opened.job, max_age_s=_ASK_SERVERS_EVERY_S)
-    seen = [image for image in read if _has_data(image)]
-    images = np.stack([i.image for i in seen]) if seen else np.empty((0, 3, 0, 0), np.float32)
-    valid = np.stack([i.valid for i in seen]) if seen else np.empty((0, 0, 0), np.bool_)
-    return _Batch(seen, [image.tile for image in read if not _has_data(image)], images, valid)
+    return batch
 
 
-def pack(image: TileImage, scores: NDArray[np.float32]) -> NDArray[np.uint8]:
+def pack(seen: SeenTile, scores: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Scores (K, H, W) of a tile's context to what the store keeps: (K + 1, h, w) uint8 of its halo.
 
     0…254 for probabilities 0…1, 255 where nothing was seen; the last band is the scene each pixel comes from.
     """
-    rows, cols = image.tile.halo.slices(image.tile.context)
-    valid = image.valid[rows, cols]
+    rows, cols = seen.tile.halo.slices(seen.tile.context)
+    valid = seen.valid[rows, cols]
     kept = np.empty((len(scores) + 1, *valid.shape), np.uint8)
-    kept[-1] = image.sources[rows, cols]
+    kept[-1] = seen.sources[rows, cols]
     # Band by band: what is in between stays in the processor's cache.
     for target, band in zip(kept, scores[:, rows, cols], strict=False):
         scaled = band * np.float32(SCORE_MAX)
@@ -238,9 +250,9 @@ def pack(image: TileImage, scores: NDArray[np.float32]) -> NDArray[np.uint8]:
     return kept
 
 
-def _has_data(image: TileImage) -> bool:
-    rows, cols = image.tile.core.slices(image.tile.context)
-    return bool(image.valid[rows, cols].any())
+def _has_data(seen: SeenTile) -> bool:
+    rows, cols = seen.tile.core.slices(seen.tile.context)
+    return bool(seen.valid[rows, cols].any())
 
 
 def _check_scores(scores: NDArray[np.float32], shape: tuple[int, ...]) -> None:

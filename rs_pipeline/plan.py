@@ -38,7 +38,7 @@ STORES = ".tiles"
 MAX_BATCH = 4
 """Tiles of one forward pass where nobody says otherwise."""
 _BATCH_PX = 2**20
-_PROCESS_BYTES = 850e6
+_PROCESS_BYTES = 700e6
 """A worker before its first tile: torch and the other libraries, 0.6 GB, and GDAL's cache."""
 MAX_GRID_PX = 10**12
 _SMALL_GRID_PX = 1024**2

@@ -24,20 +24,14 @@ class Stretch:
 
     def apply(self, image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Stretched copy of `image` (B, H, W), float32: clipped to [0, 1], 0 where `valid` (H, W) is False."""
-        if image.dtype == np.uint8:
-            every = np.broadcast_to(np.arange(256, dtype=np.float32), (len(image), 1, 256))
-            stretched = np.stack([np.take(table[0], band) for table, band in zip(self._spread(every), image, strict=True)])
-        else:
-            stretched = self._spread(image.astype(np.float32, copy=False))
+        stretched = np.empty(image.shape, np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for band, out, low, high in zip(image, stretched, self.low, self.high, strict=True):
+                np.subtract(band, np.float32(low), out=out, dtype=np.float32)
+                np.multiply(out, np.float32(1.0 / (high - low)), out=out)
+                np.clip(out, np.float32(0.0), np.float32(1.0), out=out)
         if not valid.all():
             stretched[:, ~valid] = 0.0
-        return stretched
-
-    def _spread(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        low = np.asarray(self.low, np.float32)[:, None, None]
-        scale = (1.0 / (np.asarray(self.high, np.float64) - np.asarray(self.low, np.float64))).astype(np.float32)[:, None, None]
-        with np.errstate(invalid="ignore", over="ignore"):
-            stretched: NDArray[np.float32] = np.clip((image - low) * scale, np.float32(0.0), np.float32(1.0))
         return stretched
 
 

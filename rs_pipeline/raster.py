@@ -25,7 +25,7 @@ from rs_pipeline.grid import Grid
 from rs_pipeline.outline import lon_lat_outline, outline
 
 # GDAL reads this once, at the first file; its own choice, a twentieth of the machine, is too much for many workers.
-os.environ.setdefault("GDAL_CACHEMAX", "128")
+os.environ.setdefault("GDAL_CACHEMAX", "64")
 HALF_OPAQUE = 127
 """GDAL masks are 0…255: above this a pixel counts as seen."""
 _MASKLIKE_SHARE = 0.98

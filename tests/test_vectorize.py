@@ -215,9 +215,7 @@ def test_simplified_neighbours_keep_their_edges_in_common_across_blocks(
 ) -> None:
     labels = patches(seed, (50, 60), blur) + np.uint8(1)  # no background: any gap would show
     grid = grid_of(labels)
-    features = joined(
-        polygonize(grid, CLASSES + 1, reader(labels), block_px, Outlines(simplify_m=tolerance_m, connectivity=connectivity))
-    )
+    features = joined(polygonize(grid, CLASSES + 1, reader(labels), block_px, Outlines(simplify_m=tolerance_m, connectivity=connectivity)))
     assert shapely.is_valid(features.geometry).all()
     assert shapely.coverage_is_valid(features.geometry)
     assert not shapely.is_empty(features.geometry).any()
