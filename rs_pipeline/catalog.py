@@ -1,4 +1,4 @@
-"""The archive: which scenes a run may use, from files, folders and STAC catalogs. `catalog_write` adds to one."""
+"""The archive: which scenes a run may use, from files, folders, STAC catalogs and STAC APIs. `catalog_write` adds to one."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ import datetime as dt
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pystac
-import shapely
-from shapely.geometry.base import BaseGeometry
 
-from rs_pipeline.errors import CatalogError, UsageError
+from rs_pipeline.errors import CatalogError, RasterError
+from rs_pipeline.fingerprints import fingerprint, has_changed
 from rs_pipeline.products import read_manifest
+from rs_pipeline.query import Query
 from rs_pipeline.raster import RasterInfo, describe
-
-GEOTIFF_SUFFIXES = frozenset({".tif", ".tiff"})
-UNDATED = "rs_seg:undated"
-"""Property of an item whose image nobody dated; STAC itself wants a time."""
-STAC_ERRORS = (pystac.STACError, pystac.STACTypeError, ValueError, KeyError, TypeError, AttributeError)
-"""What pystac raises on a file that is not STAC."""
+from rs_pipeline.stac_assets import GEOTIFF_SUFFIXES, Image, image_of
+from rs_pipeline.stac_sources import date_of_item, find_items, is_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +31,8 @@ class Scene:
     info: RasterInfo
     datetime: dt.datetime | None
     """When it was taken, UTC; None where nobody says."""
+    item_href: str | None = None
+    """Path or URL of its STAC item; None where it has none."""
 
     @property
     def iso_datetime(self) -> str | None:
@@ -42,87 +41,135 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """A range of time, both ends included; None is open."""
+class Entry:
+    """One image of the archive as it is listed: nothing of it is known to be there, or to be well."""
 
-    start: dt.datetime | None
-    stop: dt.datetime | None
+    id: str
+    """Unique within its collection, in one listing."""
+    collection: str | None
+    datetime: dt.datetime | None
+    """When it was taken, UTC; None where nobody says."""
+    version: str
+    """Changes when the image changes: the checksum that its item states, else when that was `updated`, else a fingerprint."""
+    item_href: str | None
+    image: Image | CatalogError
+    """Where it is, or why its item does not say."""
+    info: RasterInfo | None = None
+    """Its header, where only that says when and where it was taken."""
 
-    def holds(self, moment: dt.datetime | None) -> bool:
-        """True where `moment` lies inside; a scene without a date is in no bounded range."""
-        if self.start is None and self.stop is None:
-            return True
-        if moment is None:
-            return False
-        return (self.start is None or moment >= self.start) and (self.stop is None or moment <= self.stop)
+    def open(self, *, verify: bool = False) -> Scene:
+        """The scene, its header read.
 
+        Parameters
+        ----------
+        verify: hold every byte of a local file against its item's checksum; its size always is.
 
-def parse_interval(text: str | None) -> Interval:
-    """`FROM/TO` with either end open (`..` or nothing), or one day, as ISO 8601 dates or times.
-
-    Raises
-    ------
-    UsageError: not dates, or the wrong way round.
-    """
-    if text is None:
-        return Interval(None, None)
-    first, slash, last = text.partition("/")
-    start, stop = _moment(first, text, end=False), _moment(last if slash else first, text, end=True)
-    if start and stop and start > stop:
-        raise UsageError("--datetime FROM/TO with FROM before TO", text, "Swap them.")
-    return Interval(start, stop)
-
-
-def _moment(text: str, whole: str, *, end: bool) -> dt.datetime | None:
-    text = text.strip()
-    if text in {"", ".."}:
-        return None
-    try:
-        day = dt.date.fromisoformat(text)
-        return dt.datetime.combine(day, dt.time.max if end else dt.time.min, dt.UTC)
-    except ValueError:
-        pass
-    try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError("--datetime as 2026-01-31, or 2026-01-01/2026-01-31", whole, "Write ISO 8601 dates.") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+        Raises
+        ------
+        CatalogError: the item names no image that may be read, or the file is not the one it names.
+        RasterError: the image cannot be opened.
+        """
+        if isinstance(self.image, CatalogError):
+            raise CatalogError(*self.image.args)
+        self.image.check(verify=verify)
+        try:
+            known = self.info is not None and not has_changed(self.image.href, self.info.fingerprint)
+            info = self.info if known and self.info is not None else describe(self.image.href)
+        except RasterError as error:
+            if self.image.item is None:
+                raise
+            raise RasterError(error.expected, f"{error.got}, the image of item {self.image.item}", error.fix) from error
+        return Scene(self.id, info, self.datetime, self.item_href)
 
 
-def find_scenes(sources: Sequence[str], interval: Interval, aoi: BaseGeometry | None) -> list[Scene]:
-    """The scenes of some sources that meet an area and a range of time.
+def find_scenes(sources: Sequence[str], query: Query) -> list[Scene]:
+    """The scenes of some sources that a query takes.
 
     Parameters
     ----------
-    sources: GeoTIFFs, folders of them, or STAC catalogs, collections and items (JSON files).
-    aoi: in EPSG:4326; None is everywhere.
+    sources: as `find_entries` takes them.
 
     Raises
     ------
-    CatalogError: a source that cannot be read, or no scene left; says why.
+    CatalogError: a source or item that cannot be read, or no scene left; says why.
     RasterError: an image that cannot be opened.
     """
-    found = list({s.info.href: s for source in sources for s in _scenes_of(source, interval, aoi)}.values())
-    if not found:
-        where = " that meets the AOI" if aoi is not None else ""
-        when = "" if interval == Interval(None, None) else " in the dates asked"
+    scenes = [entry.open() for entry in find_entries(sources, query)]
+    scenes = [scene for scene in scenes if _meets(scene.info, query)]
+    if not scenes:
+        where = " that meets the AOI" if query.aoi is not None else ""
+        when = "" if query.interval.is_open else " in the dates asked"
+        asked = f" of {', '.join(query.collections)}" if query.collections else ""
+        clear = f" under {query.max_cloud_cover:g} % of clouds" if query.max_cloud_cover is not None else ""
         fix = "Check the AOI and --datetime; `rs-seg catalog list` shows what there is."
-        raise CatalogError(f"a scene{where}{when}", f"none in {', '.join(sources)}", fix)
-    return with_unique_ids(found)
+        raise CatalogError(f"a scene{asked}{where}{when}{clear}", f"none in {', '.join(sources)}", fix)
+    ids = unique_ids([(scene.id, scene.info.href) for scene in scenes])
+    return [replace(scene, id=name) for scene, name in zip(scenes, ids, strict=True)]
 
 
-def _scenes_of(source: str, interval: Interval, aoi: BaseGeometry | None) -> Iterator[Scene]:
+def find_entries(sources: Sequence[str], query: Query) -> list[Entry]:
+    """What some sources hold that a query takes, each image once. No image of a STAC item is opened; there may be none.
+
+    Parameters
+    ----------
+    sources: GeoTIFFs, folders of them, STAC catalogs, collections and items: paths, or web addresses; STAC APIs.
+
+    Raises
+    ------
+    CatalogError: a source that cannot be read.
+    """
+    found: dict[str, Entry] = {}
+    for source in sources:
+        for entry in _entries_of(source, query):
+            found.setdefault(_href_of(entry), entry)
+    prefixes = [f"{entry.collection or ''}/" for entry in found.values()]
+    ids = unique_ids([(prefix + entry.id, href) for prefix, (href, entry) in zip(prefixes, found.items(), strict=True)])
+    return [replace(entry, id=name.removeprefix(prefix)) for name, prefix, entry in zip(ids, prefixes, found.values(), strict=True)]
+
+
+def _href_of(entry: Entry) -> str:
+    return entry.image.href if isinstance(entry.image, Image) else f"{entry.item_href} {entry.id}"
+
+
+def _entries_of(source: str, query: Query) -> Iterator[Entry]:
     path = Path(source)
-    if not source or not path.exists():
+    if is_url(source):
+        images: list[str] | None = [source] if Path(urlsplit(source).path).suffix.lower() in GEOTIFF_SUFFIXES else None
+    elif not source or not path.exists():
         fix = "Make a catalog with `rs-seg demo` or `rs-seg catalog add`, or give --source."
         raise CatalogError("a GeoTIFF, a folder of them, or a STAC catalog", f"{source}, which does not exist", fix)
-    if path.is_file() and path.suffix.lower() == ".json":
-        scenes: Iterable[Scene] = _from_stac(path, interval, aoi)
     else:
-        scenes = (read_scene(p, None) for p in geotiffs(path))
-    for scene in scenes:
-        if interval.holds(scene.datetime) and (aoi is None or scene.info.footprint.intersects(aoi)):
-            yield scene
+        is_stac = path.is_file() and path.suffix.lower() in {".json", ".geojson"}
+        images = None if is_stac else [str(p.resolve()) for p in geotiffs(path)]
+    if images is None:
+        yield from (_entry_of_item(item, query) for item in find_items(source, query))
+    else:
+        entries = (_entry_of_image(href) for href in images)
+        yield from (e for e in entries if e.info is None or (query.interval.holds(e.datetime) and _meets(e.info, query)))
+
+
+def _entry_of_item(item: pystac.Item, query: Query) -> Entry:
+    facts = (item.id, item.collection_id, date_of_item(item))
+    try:
+        image = image_of(item, query)
+    except CatalogError as error:
+        return Entry(*facts, "", item.get_self_href(), error)
+    version = image.checksum or item.properties.get("updated") or fingerprint(image.href)
+    return Entry(*facts, str(version), item.get_self_href(), image)
+
+
+def _entry_of_image(href: str) -> Entry:
+    """Of a plain image only the header says when and where it was taken; one that cannot be read may be any."""
+    name, image = Path(urlsplit(href).path if is_url(href) else href).stem, Image(href)
+    try:
+        info = describe(href)
+    except RasterError:
+        return Entry(name, None, None, fingerprint(href), None, image)
+    return Entry(name, None, date_of(info), info.fingerprint, None, image, info)
+
+
+def _meets(info: RasterInfo, query: Query) -> bool:
+    return query.aoi is None or bool(info.footprint.intersects(query.aoi))
 
 
 def geotiffs(path: Path) -> list[Path]:
@@ -152,52 +199,6 @@ def read_scene(path: Path, taken: dt.datetime | None) -> Scene:
     return Scene(path.stem, info, taken or date_of(info))
 
 
-def _from_stac(path: Path, interval: Interval, aoi: BaseGeometry | None) -> Iterator[Scene]:
-    for item in read_items(path):
-        near = aoi is None or item.geometry is None or shapely.geometry.shape(item.geometry).intersects(aoi)
-        taken = None if item.properties.get(UNDATED) else item.datetime or item.common_metadata.start_datetime
-        taken = taken.replace(tzinfo=dt.UTC) if taken and not taken.tzinfo else taken
-        if near and interval.holds(taken):
-            href = image_href(item)
-            yield Scene(item.id, describe(href), taken)
-
-
-def read_items(path: Path) -> list[pystac.Item]:
-    """The items of a STAC catalog, collection or item file.
-
-    Raises
-    ------
-    CatalogError: not STAC, or a link that leads nowhere.
-    """
-    try:
-        stac = pystac.read_file(str(path))
-        if isinstance(stac, pystac.Item):
-            return [stac]
-        return list(stac.get_items(recursive=True)) if isinstance(stac, pystac.Catalog) else []
-    except (*STAC_ERRORS, OSError) as error:
-        raise CatalogError("a STAC catalog, collection or item", f"{path} ({' '.join(str(error).split())})", "Check the file.") from error
-
-
-def image_href(item: pystac.Item) -> str:
-    """Absolute path or URL of an item's image: its asset with the role `data`, else `visual`, else the only GeoTIFF.
-
-    Raises
-    ------
-    CatalogError: no such asset, or more than one that could be meant.
-    """
-    images = [a for a in item.assets.values() if "tiff" in (a.media_type or "").lower() or Path(a.href).suffix.lower() in GEOTIFF_SUFFIXES]
-    for wanted in (
-        [a for a in images if "data" in (a.roles or [])],
-        [a for key, a in item.assets.items() if a in images and "visual" in {key, *(a.roles or [])}],
-        images,
-    ):
-        if len(wanted) == 1:
-            href = wanted[0].get_absolute_href()
-            if href is not None:
-                return str(href)
-    raise CatalogError("one GeoTIFF asset with the role `data`", f"{len(images)} GeoTIFF assets in item {item.id}", "Mark the one to use.")
-
-
 def date_of(info: RasterInfo) -> dt.datetime | None:
     """When an image was taken: a date in the file's name (20260131 or 2026-01-31), else TIFFTAG_DATETIME.
 
@@ -216,13 +217,10 @@ def date_of(info: RasterInfo) -> dt.datetime | None:
     return None
 
 
-def with_unique_ids(scenes: Sequence[Scene], taken: Container[str] = ()) -> list[Scene]:
-    """The scenes, each under an id that neither another of them nor `taken` has: its own, or that with a digest of its path."""
-    ids = Counter(s.id for s in scenes)
-
-    def unique(scene: Scene) -> Scene:
-        if ids[scene.id] == 1 and scene.id not in taken:
-            return scene
-        return replace(scene, id=f"{scene.id}-{hashlib.sha256(scene.info.href.encode()).hexdigest()[:8]}")
-
-    return [unique(s) for s in scenes]
+def unique_ids(named: Sequence[tuple[str, str]], taken: Container[str] = ()) -> list[str]:
+    """Ids that neither another image nor `taken` has, for pairs of a name and an href: the name, or that with a digest of the href."""
+    count = Counter(name for name, _ in named)
+    return [
+        name if count[name] == 1 and name not in taken else f"{name}-{hashlib.sha256(href.encode()).hexdigest()[:8]}"
+        for name, href in named
+    ]

@@ -1,37 +1,61 @@
-"""New scenes into a static STAC catalog, and a catalog checked."""
+"""New scenes into a static STAC catalog."""
 
 from __future__ import annotations
 
 import datetime as dt
-import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pystac
-import shapely
 
-from rs_pipeline.catalog import STAC_ERRORS, UNDATED, Scene, geotiffs, image_href, read_items, read_scene, with_unique_ids
-from rs_pipeline.errors import CatalogError, RasterError
-from rs_pipeline.raster import describe
+from rs_pipeline.catalog import Scene, geotiffs, read_scene, unique_ids
+from rs_pipeline.errors import CatalogError
+from rs_pipeline.fingerprints import fingerprint
+from rs_pipeline.stac_assets import CHECKSUM
+from rs_pipeline.stac_items import FINGERPRINT, scene_item
+from rs_pipeline.stac_sources import CLOUD_COVER, is_url
+from rs_pipeline.static_catalog import StaticCollection, writing
 
 SCENES = "scenes"
 """Id of the collection that holds the images."""
-_METRES_PER_DEGREE = 111_320.0
+_ABOUT = "Scenes of the archive"
+_BATCH = 64
+"""Images that are read between two times of writing: what was written stays, whatever comes after it."""
 
 
-def add_scenes(catalog: Path, sources: Sequence[str], taken: dt.datetime | None) -> tuple[list[str], list[str]]:
-    """Put GeoTIFFs into a static catalog, made where there is none. An image that is there already is replaced.
+class Additions(NamedTuple):
+    """Ids of the images that were added to a catalog."""
+
+    added: list[str]
+    renewed: list[str]
+    """They were there, and have changed, or more is known of them now."""
+    unchanged: list[str]
+
+
+class Known(NamedTuple):
+    """What a catalog has of an image."""
+
+    path: Path
+    """Of the item."""
+    item: dict[str, Any]
+    asset: dict[str, Any]
+
+
+def add_scenes(
+    catalog: Path, sources: Sequence[str], taken: dt.datetime | None = None, *, cloud_cover: float | None = None, checksum: bool = True
+) -> Additions:
+    """Put GeoTIFFs into a static catalog, made where there is none. Items of images that did not change are left as they are.
+
+    An image is itself by its path, whatever its name: two of one name are two. Several processes may add at once.
 
     Parameters
     ----------
     catalog: path of catalog.json.
     sources: GeoTIFFs or folders of them.
     taken: when they were taken; None takes what the file says.
-
-    Returns
-    -------
-    Ids added, and ids that were there already and are written anew.
+    cloud_cover: percent; None where nobody says.
+    checksum: put every file's SHA-256 into its item, for which it is read as a whole.
 
     Raises
     ------
@@ -41,82 +65,52 @@ def add_scenes(catalog: Path, sources: Sequence[str], taken: dt.datetime | None)
     if missing:
         raise CatalogError("GeoTIFFs or folders of them", f"{missing[0]}, which does not exist", "Check the path.")
     paths = dict.fromkeys(p.resolve() for source in sources for p in geotiffs(Path(source)))
-    scenes = [read_scene(p, taken) for p in paths]
-    try:
-        return _write(catalog, scenes)
-    except STAC_ERRORS as error:
-        came = f"{catalog} ({' '.join(str(error).split())})"
-        raise CatalogError("a catalog whose links lead somewhere", came, "Mend it; `rs-seg catalog validate` says where.") from error
-    except OSError as error:
-        raise CatalogError("a catalog that can be written", f"{catalog} ({error})", "Check permissions and disk space.") from error
+    with writing(catalog):  # whatever stands in the way is known before the images are read
+        known = _known(StaticCollection.read(catalog, SCENES, _ABOUT))
+    stale = [p for p in paths if not (str(p) in known and _is_current(known[str(p)], p, taken, cloud_cover, checksum=checksum))]
+    done = Additions([], [], [known[str(p)].item["id"] for p in sorted(paths.keys() - set(stale))])
+    for first in range(0, len(stale), _BATCH):
+        scenes = [read_scene(p, taken) for p in stale[first : first + _BATCH]]
+        items = [scene_item(scene, cloud_cover=cloud_cover, checksum=checksum) for scene in scenes]
+        with writing(catalog):
+            collection = StaticCollection.read(catalog, SCENES, _ABOUT)
+            known |= _known(collection, {there.path for there in known.values()})  # what others have added meanwhile
+            added, renewed = _put(collection, known, scenes, items)
+        done.added.extend(added)
+        done.renewed.extend(renewed)
+    return done
 
 
-def _write(path: Path, scenes: list[Scene]) -> tuple[list[str], list[str]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    catalog = _open_or_make(path)
-    collection = catalog.get_child(SCENES)
-    if not isinstance(collection, pystac.Collection):
-        everywhere = pystac.Extent(pystac.SpatialExtent([-180.0, -90.0, 180.0, 90.0]), pystac.TemporalExtent([None, None]))
-        collection = pystac.Collection(SCENES, "Scenes of the archive", everywhere)
-        catalog.add_child(collection)
-    # An image is itself by its path, whatever its name: two of one name are two.
-    known = {href: item.id for item in collection.get_items() for href in _hrefs(item)}
-    renewed = [replace(s, id=known[s.info.href]) for s in scenes if s.info.href in known]
-    added = with_unique_ids([s for s in scenes if s.info.href not in known], set(known.values()))
-    for scene in renewed:
-        collection.remove_item(scene.id)
-    for scene in (*renewed, *added):
-        collection.add_item(_item(scene, path.parent))
-    collection.update_extent_from_items()
-    catalog.normalize_hrefs(str(path.parent.resolve()), skip_unresolved=True)
-    catalog.save(catalog_type=pystac.CatalogType.SELF_CONTAINED)
-    return [s.id for s in added], [s.id for s in renewed]
+def _put(
+    collection: StaticCollection, known: dict[str, Known], scenes: Sequence[Scene], items: Sequence[pystac.Item]
+) -> tuple[list[str], list[str]]:
+    new = [(scene.id, scene.info.href) for scene in scenes if scene.info.href not in known]
+    ids = dict(zip((href for _, href in new), unique_ids(new, {k.item["id"] for k in known.values()}), strict=True))
+    placed = []
+    for scene, item in zip(scenes, items, strict=True):
+        there = known.get(scene.info.href)
+        item.id = there.item["id"] if there else ids[scene.info.href]
+        if there and "created" in there.item["properties"]:
+            item.properties["created"] = there.item["properties"]["created"]
+        placed.append((item, there.path if there else collection.item_path(item.id)))
+    collection.put(placed)
+    return list(ids.values()), [k.item["id"] for scene in scenes if (k := known.get(scene.info.href))]
 
 
-def _hrefs(item: pystac.Item) -> list[str]:
-    return [str(Path(href).resolve()) for asset in item.assets.values() if (href := asset.get_absolute_href()) is not None]
+def _known(collection: StaticCollection, but: Container[Path] = ()) -> dict[str, Known]:
+    """What there is, by the absolute paths of the images; items at some paths left out."""
+    return {
+        str((path.parent / asset["href"]).resolve()): Known(path, item, asset)
+        for path, item in collection.items(but)
+        for asset in item["assets"].values()
+        if not is_url(asset["href"])
+    }
 
 
-def _item(scene: Scene, root: Path) -> pystac.Item:
-    info, undated = scene.info, scene.datetime is None
-    written = dt.datetime.fromtimestamp(Path(info.href).stat().st_mtime, dt.UTC)
-    outline = info.footprint.simplify(info.gsd_m / _METRES_PER_DEGREE)
-    item = pystac.Item(
-        id=scene.id,
-        geometry=shapely.geometry.mapping(outline),
-        bbox=list(outline.bounds),
-        datetime=scene.datetime,
-        properties={"gsd": round(info.gsd_m, 4)} | ({UNDATED: True} if undated else {}),
-        # STAC wants a time. Where nobody says when, all that is true is that it was before the file was written.
-        start_datetime=dt.datetime(1970, 1, 1, tzinfo=dt.UTC) if undated else None,
-        end_datetime=written if undated else None,
-    )
-    folder = (root / SCENES / scene.id).resolve()
-    asset = pystac.Asset(href=os.path.relpath(info.href, folder), media_type=pystac.MediaType.GEOTIFF, roles=["data"])
-    item.add_asset("image", asset)
-    return item
-
-
-def _open_or_make(path: Path) -> pystac.Catalog:
-    if not path.exists():
-        return pystac.Catalog(path.parent.name, "Scenes of the archive and products of its runs", href=str(path.resolve()))
-    try:
-        return pystac.Catalog.from_file(str(path))
-    except STAC_ERRORS as error:
-        raise CatalogError("a STAC catalog", f"{path} ({' '.join(str(error).split())})", "Move it away, or name another.") from error
-
-
-def validate_catalog(path: Path) -> list[str]:
-    """What is wrong with a catalog: STAC core schema errors, images that are missing or cannot be read. Empty when all is well."""
-    problems = []
-    for item in read_items(path):
-        item.stac_extensions = []  # their schemas live on the network; the core's come with pystac
-        try:
-            item.validate()
-        except pystac.STACValidationError as error:
-            problems.append(f"{item.id}: {' '.join(str(error).split())}")
-        try:
-            describe(image_href(item))
-        except (CatalogError, RasterError) as error:
-            problems.append(f"{item.id}: {error}")
-    return problems
+def _is_current(known: Known, path: Path, taken: dt.datetime | None, cloud_cover: float | None, *, checksum: bool) -> bool:
+    """Whether an item says of an image all that it would say if it were made now."""
+    facts = known.item["properties"]
+    dated = taken is None or (facts["datetime"] is not None and dt.datetime.fromisoformat(facts["datetime"]) == taken)
+    clear = cloud_cover is None or facts.get(CLOUD_COVER) == cloud_cover
+    summed = not checksum or CHECKSUM in known.asset
+    return dated and clear and summed and known.asset.get(FINGERPRINT) == fingerprint(str(path))

@@ -61,6 +61,10 @@ class RunSettings(Section):
     source: tuple[str, ...]
     catalog: str
     datetime: str | None
+    collections: tuple[str, ...]
+    max_cloud_cover: Percent | None
+    asset: str | None
+    roots: tuple[str, ...]
     scenes: tuple[str, ...]
     per_scene: bool
     out: str | None
@@ -106,12 +110,14 @@ def configs_folder() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parent.parent / "configs"
 
 
-def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None, sets: Iterable[str] = ()) -> RunSettings:
+def load_settings(
+    config: Path | Mapping[str, Any] | None = None, flags: Mapping[str, Any] | None = None, sets: Iterable[str] = ()
+) -> RunSettings:
     """Settings of a run.
 
     Parameters
     ----------
-    config: YAML file of the user's.
+    config: YAML file of the user's, or what such a file holds.
     flags: dotted key to value; None values are flags that were not given.
     sets: `key=value` texts; the value is read as YAML.
 
@@ -119,15 +125,17 @@ def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = 
     ------
     ConfigError: an unknown key (named with the nearest one that exists), or a bad value.
     """
-    layers = [(read_yaml(config), str(config))] if config is not None else []
+    layers: list[tuple[Mapping[str, Any], str]] = []
+    if config is not None:
+        layers.append((config, "the run's settings") if isinstance(config, Mapping) else (read_yaml(config), str(config)))
     layers += [(_nested(key, value), "flags") for key, value in (flags or {}).items() if value is not None]
     layers += [(_parse_set(text), f"--set {text}") for text in sets]
     merged = read_yaml(configs_folder() / "run.yaml")
     preset = _last(layers, merged, "refine", "preset")
     model = model_kind(str(_last(layers, merged, "model")))
-    _merge(merged["refine"], read_preset(str(preset), model), f"refinement preset {preset}", "refine.")
+    overlay(merged["refine"], read_preset(str(preset), model), f"refinement preset {preset}", "refine.")
     for changes, where in layers:
-        _merge(merged, changes, where)
+        overlay(merged, changes, where)
     try:
         settings = RunSettings.model_validate(merged)
     except ValidationError as error:
@@ -217,14 +225,20 @@ def _nested(dotted: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _merge(base: dict[str, Any], changes: Mapping[str, Any], where: str, prefix: str = "") -> None:
+def overlay(base: dict[str, Any], changes: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    """Lay settings over others, in place.
+
+    Raises
+    ------
+    ConfigError: a key that `base` does not have.
+    """
     for key, value in changes.items():
         if key not in base:
             raise unknown_key(f"{prefix}{key}", [f"{prefix}{k}" for k in base], where)
         if isinstance(base[key], dict):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"a mapping under {prefix}{key}", f"{value!r} in {where}", f"Its keys are {', '.join(base[key])}.")
-            _merge(base[key], value, where, f"{prefix}{key}.")
+            overlay(base[key], value, where, f"{prefix}{key}.")
         else:
             base[key] = value
 

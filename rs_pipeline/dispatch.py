@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -23,6 +24,7 @@ from rs_pipeline.workers import IN_HAND
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+_LOG = logging.getLogger(__name__)
 ROLL_CALL_S = 1.0
 """Workers are counted this often."""
 DESERTED_S = 300.0
@@ -114,6 +116,7 @@ def _elsewhere(client: Client, job_path: JobPath, cutter: Cutter, settings: Work
         for future, result in zip(futures, _outcomes(client, futures), strict=True):
             task = running.pop(future)
             if result is None:
+                _LOG.warning("a worker died over tiles %d…%d: they are tried again at the end", task.indices[0], task.indices[-1])
                 suspects.append(task)
             else:
                 yield result

@@ -26,7 +26,7 @@ from rs_pipeline.groups import held
 from rs_pipeline.plan import RunPlan, plan_run
 from rs_pipeline.raster import RasterInfo, choose_bands, describe, opened, read_sample
 from rs_pipeline.reporting import Reporter, Silent
-from rs_pipeline.run import Stitched, infer_tiles, stitch
+from rs_pipeline.stages import Stitched, infer_tiles, stitch
 from rs_pipeline.workers import open_client
 
 if TYPE_CHECKING:

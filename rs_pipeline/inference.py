@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -29,6 +30,7 @@ from rs_pipeline.tiles import Tile
 # reader, and made tiles up to six times slower where other processes wanted them too; threads that never spin lost a sixth where not.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+_LOG = logging.getLogger(__name__)
 _OPEN_SCENES = 16
 _ASK_SERVERS_EVERY_S = 300.0
 # A worker has one set of open files and one model, each for one thread: a worker of several threads reads ahead and writes behind.
@@ -164,6 +166,7 @@ def infer_batch(job_path: JobPath, indices: Sequence[int], retries: int) -> Batc
         raise
     except Exception as error:  # noqa: BLE001 - a model may raise anything; which tile it was shows when they are tried alone
         failure = _one_line(error)
+    _LOG.warning("tiles %s: %s", ", ".join(map(str, indices)), failure)
     if len(indices) == 1 and retries == 0:
         return BatchResult((), (), ((indices[0], failure),))
     return joined([_infer_alone(opened, segmenter, index, max(retries, 1)) for index in indices])
@@ -196,6 +199,7 @@ def _infer_alone(opened: OpenJob, segmenter: Segmenter, index: int, attempts: in
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this tile's: recorded, and the run goes on
             failure = _one_line(error)
+            _LOG.warning("tile %d: %s", index, failure)
     return BatchResult((), (), ((index, failure),))
 
 

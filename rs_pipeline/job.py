@@ -35,6 +35,8 @@ class SceneJob:
     bands: tuple[int, int, int]
     opaque: float | None
     stretch: Stretch
+    item_href: str | None = None
+    """Path or URL of its STAC item, for the run's manifest: tiles do not depend on it, and workers are not told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,7 @@ def describe_scenes(plan: RunPlan) -> list[dict[str, Any]]:
             "id": s.id,
             "datetime": s.datetime,
             "href": s.info.href,
+            "item": s.item_href,
             "fingerprint": s.info.fingerprint,
             "crs": s.info.crs.to_string(),
             "gsd_m": round(s.info.gsd_m, 4),

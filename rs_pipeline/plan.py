@@ -13,7 +13,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rs_pipeline.aoi import Aoi, read_aoi
-from rs_pipeline.catalog import Scene, find_scenes, parse_interval
+from rs_pipeline.catalog import Scene, find_scenes
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.config import RunSettings
 from rs_pipeline.errors import AoiError, CatalogError, RasterError, UsageError
@@ -26,6 +26,7 @@ from rs_pipeline.layers import check_layer_names
 from rs_pipeline.options import ModelOptions
 from rs_pipeline.places import Place, open_place
 from rs_pipeline.products import check_free, check_room, on_one_disk
+from rs_pipeline.query import Query, parse_interval
 from rs_pipeline.radiometry import measure_stretch
 from rs_pipeline.raster import RasterInfo, burn_mask, choose_bands, read_sample
 from rs_pipeline.scene_reader import CACHE_BYTES
@@ -155,6 +156,18 @@ def _cut(grid: Grid, aoi: Aoi | None, settings: RunSettings, info: ModelInfo) ->
     return TilePlan(grid, tile_px, overlap_px, area)
 
 
+def query_of(settings: RunSettings, aoi: Aoi | None) -> Query:
+    """What of the archive some settings ask for."""
+    return Query(
+        parse_interval(settings.datetime),
+        aoi.in_crs(LON_LAT) if aoi is not None else None,
+        settings.collections,
+        settings.max_cloud_cover,
+        settings.asset,
+        settings.roots,
+    )
+
+
 def select_scenes(settings: RunSettings, aoi: Aoi | None) -> tuple[list[Scene], list[str]]:
     """The scenes of a run, on top first, and what the user should know about them.
 
@@ -162,9 +175,7 @@ def select_scenes(settings: RunSettings, aoi: Aoi | None) -> tuple[list[Scene], 
     ------
     CatalogError: there are none, or one that was asked for is not among them.
     """
-    sources = settings.source or (settings.catalog,)
-    area = aoi.in_crs(LON_LAT) if aoi is not None else None
-    scenes = find_scenes(sources, parse_interval(settings.datetime), area)
+    scenes = find_scenes(settings.source or (settings.catalog,), query_of(settings, aoi))
     if settings.scenes:
         found = [s.id for s in scenes]
         missing = [scene for scene in settings.scenes if scene not in found]
@@ -200,7 +211,7 @@ def _prepare(scenes: Sequence[Scene], settings: RunSettings) -> tuple[tuple[Scen
             continue
         if "alpha" in info.colours and sample.opaque is None:
             notes.append(f"{scene.id}: its alpha band holds measurements, not a mask, and is not used as one")
-        prepared.append(SceneJob(scene.id, scene.iso_datetime, info, bands, sample.opaque, stretch))
+        prepared.append(SceneJob(scene.id, scene.iso_datetime, info, bands, sample.opaque, stretch, scene.item_href))
     if not prepared:
         came = f"only nodata in {', '.join(s.id for s in scenes)}"
         raise RasterError("a scene with valid pixels", came, "Check nodata values and masks.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import rasterio
@@ -26,6 +28,9 @@ from rs_pipeline.outline import lon_lat_outline, outline
 
 # GDAL reads this once, at the first file; its own choice, a twentieth of the machine, is too much for many workers.
 os.environ.setdefault("GDAL_CACHEMAX", "64")
+# By itself GDAL waits for a web server for ever, and takes its first bad answer for its last.
+for _option, _value in {"CONNECTTIMEOUT": "10", "TIMEOUT": "60", "MAX_RETRY": "3", "RETRY_DELAY": "0.5"}.items():
+    os.environ.setdefault(f"GDAL_HTTP_{_option}", _value)
 HALF_OPAQUE = 127
 """GDAL masks are 0…255: above this a pixel counts as seen."""
 _MASKLIKE_SHARE = 0.98
@@ -78,7 +83,8 @@ def describe(href: str) -> RasterInfo:
     ------
     RasterError: cannot be opened, has no CRS or no real-valued bands, or is cut short.
     """
-    with opened(href) as source:
+    version = fingerprint(href)
+    with opened(href, version) as source:
         if source.crs is None:
             raise RasterError("a georeferenced image", f"{href} without a CRS", "Give it one, for example with `rio edit-info --crs`.")
         if source.transform == Affine.identity():
@@ -103,7 +109,7 @@ def describe(href: str) -> RasterInfo:
             gsd_m=ground_sampling_distance(crs, source.transform, source.height, source.width),
             footprint=_footprint(crs, source, href),
             taken=source.tags().get("TIFFTAG_DATETIME"),
-            fingerprint=fingerprint(href),
+            fingerprint=version,
         )
 
 
@@ -177,7 +183,7 @@ def read_sample(info: RasterInfo, bands: tuple[int, int, int], longest_px: int) 
     """
     factor = max(1.0, max(info.height, info.width) / longest_px)
     shape = max(1, round(info.height / factor)), max(1, round(info.width / factor))
-    with opened(info.href) as source, reading(info.href):
+    with opened(info.href, info.fingerprint) as source, reading(info.href):
         stored = source.read(list(bands), out_shape=(3, *shape))
         opaque = None
         seen: NDArray[np.bool_] = np.ones(shape, np.bool_)
@@ -221,15 +227,15 @@ def gdal_version() -> str:
     return str(rasterio.__gdal_version__)
 
 
-def read_labels(path: Path) -> NDArray[np.uint8]:
-    """(H, W) uint8: the one band of a run's `labels.tif`.
+def read_labels(path: Path, shape: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """(H, W) uint8: the one band of a run's `labels.tif`; of another shape, from its overviews, where asked.
 
     Raises
     ------
     RasterError: cannot be opened or read.
     """
     with opened(str(path)) as source, reading(str(path)):
-        labels: NDArray[np.uint8] = source.read(1)
+        labels: NDArray[np.uint8] = source.read(1, out_shape=shape)
     return labels
 
 
@@ -257,14 +263,43 @@ def _check_blocks(source: Any, href: str) -> None:
 
 
 @contextmanager
-def opened(href: str) -> Iterator[Any]:
-    """The image, open; a `RasterError` where it cannot be."""
+def opened(href: str, version: str = "") -> Iterator[Any]:
+    """The image, open as by `open_image`; a `RasterError` where it cannot be."""
     try:
-        source = rasterio.open(href)
+        source = open_image(href, version)
     except (RasterioError, OSError) as error:
         raise RasterError("an image that GDAL can read", f"{href} ({error})", "Check the path and the file.") from error
     with source:
         yield source
+
+
+def open_image(href: str, version: str = "", overview_level: int | None = None) -> Any:
+    """The image, open, or one of its overviews.
+
+    Parameters
+    ----------
+    version: its fingerprint; see `gdal_path`.
+
+    Raises
+    ------
+    RasterioError, OSError: it cannot be.
+    """
+    # What a server gives may say that it is a virtual raster of this machine's files: from there, TIFFs alone are images.
+    driver = {"driver": "GTiff"} if "://" in href else {}
+    level = {"overview_level": overview_level} if overview_level is not None else {}
+    return rasterio.open(gdal_path(href, version), **driver, **level)
+
+
+def gdal_path(href: str, version: str = "") -> str:
+    """What GDAL is given for a path or URL. Beside an image on the web nothing is looked for: no listing, no sidecar files.
+
+    GDAL keeps what it has read of a URL for as long as the process lives. A fragment, which no server is sent, makes another URL of
+    another version.
+    """
+    if not href.startswith(("http://", "https://")):
+        return href
+    url = f"{href}#{hashlib.sha256(version.encode()).hexdigest()[:16]}" if version else href
+    return f"/vsicurl?empty_dir=yes&url={quote(url, safe='')}"
 
 
 @contextmanager

@@ -2,70 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-import shapely
-from numpy.typing import NDArray
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from rs_pipeline import manifest
-from rs_pipeline.checked_raster import CheckedRaster
-from rs_pipeline.classes import NOT_OBSERVED
-from rs_pipeline.cog import BlockRaster, Look, label_colours, little_cache
 from rs_pipeline.config import RunSettings
-from rs_pipeline.dispatch import infer
-from rs_pipeline.errors import SegmenterError, StoreError
-from rs_pipeline.grid import Window
-from rs_pipeline.groups import BandReader, find_work, held
-from rs_pipeline.inference import BatchResult, check_unchanged
-from rs_pipeline.layers import LayerSummary, write_layers
-from rs_pipeline.mosaic import ReadScores, blend_block, label_block
-from rs_pipeline.parallel import map_in_order
+from rs_pipeline.errors import OutputError, StoreError
+from rs_pipeline.groups import find_work, held
+from rs_pipeline.inference import check_unchanged
+from rs_pipeline.layers import LayerSummary
 from rs_pipeline.plan import RunPlan, plan_run
 from rs_pipeline.products import staged, write_manifest
-from rs_pipeline.raster import burn_mask
 from rs_pipeline.records import RunRecord
 from rs_pipeline.reporting import Reporter, Silent
-from rs_pipeline.vectorize import Outlines, polygonize, polygonize_coverage
+from rs_pipeline.stages import Inference, Stitched, infer_tiles, stitch, vectorize
 from rs_pipeline.workers import open_client
 
 if TYPE_CHECKING:
     from distributed import Client
 
 PRODUCTS = ("layers.gpkg", "labels.tif", "scores.tif")
-
-
-@dataclass
-class Inference:
-    """What became of the tiles."""
-
-    reused: int = 0
-    computed: int = 0
-    empty: int = 0
-    failed: list[tuple[int, str]] = field(default_factory=list)
-    classes: dict[str, str] = field(default_factory=dict)
-    """Of each, whether its tiles were `computed`, or `reused` from another run that was complete."""
-    store: str = ""
-    groups: tuple[str, ...] = ()
-    """Folders of the store that the tiles are in."""
-
-
-@dataclass(frozen=True)
-class Stitched:
-    """The stitched rasters, still scratch."""
-
-    labels: BlockRaster
-    scores: BlockRaster
-    details: BlockRaster
-    """Index of the scene, and the score of each pixel for its own class."""
-    pixels: NDArray[np.int64]
-    """Count of pixels of the AOI by label, 0…255."""
 
 
 def run(settings: RunSettings, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -82,49 +42,122 @@ def run(settings: RunSettings, reporter: Reporter | None = None) -> dict[str, An
     return execute(plan_run(settings), reporter or Silent())
 
 
-def execute(plan: RunPlan, reporter: Reporter) -> dict[str, Any]:
-    """Do what was planned. A run that is complete already is not done again."""
+def _directly(_: str, stage: Callable[[], Any]) -> Any:
+    return stage()
+
+
+def execute(plan: RunPlan, reporter: Reporter, do: Callable[[str, Callable[[], Any]], Any] = _directly) -> dict[str, Any]:
+    """Do what was planned. A run that is complete already is not done again.
+
+    Parameters
+    ----------
+    do: calls a stage, given its name; for those who try again, measure, or show what goes on.
+    """
     for note in plan.notes:
         reporter.note(note)
     if is_complete(plan) and plan.existing is not None:
         reporter.note(f"{plan.out} holds this very run already")
         return plan.existing
-    clock = _Clock()
-    replaces = plan.existing is not None or plan.settings.overwrite
-    plan = replace(plan, work=find_work(plan.job))
-    record = RunRecord.of(plan.work, plan.run_key, str(plan.out))
-    if plan.work.todo is not None and (reused := [name for name, origin in plan.work.origins.items() if origin == "reused"]):
-        reporter.note(f"the store has {', '.join(reused)} already: only {', '.join(plan.work.todo.classes.names)} to compute")
-    with ExitStack() as crew:
-        # Workers first: a scheduler that does not answer must leave nothing behind.
-        client = crew.enter_context(_workers(plan))
-        with held(plan.work), staged(plan.out, replace=replaces) as folder:
-            record.write(plan.job.base)
-            with clock("infer"):
-                tiles = infer_tiles(plan, client, reporter)
-            crew.close()  # the memory of workers and their models is for what follows
-            summary = _make_products(plan, tiles, clock, folder, reporter)
-    with suppress(StoreError):  # the run is there, whatever its store thinks of it
-        record.ended().write(plan.job.base)
+    with Execution(plan, reporter) as execution:
+        do("infer", execution.infer)
+        do("stitch", execution.stitch)
+        do("vectorize", execution.vectorize)
+        summary: dict[str, Any] = do("publish", execution.publish)
     return summary
 
 
-def _make_products(plan: RunPlan, tiles: Inference, clock: _Clock, folder: Path, reporter: Reporter) -> dict[str, Any]:
-    """From tiles to a whole run folder; gives the content of its `run.json`."""
-    with ExitStack() as scratch:
-        with clock("stitch"):
-            stitched = stitch(plan, folder, scratch, reporter)
-        with clock("vectorize"):
-            layers = vectorize(plan, stitched, folder, reporter)
-        with clock("write"):
-            stitched.labels.finish(folder / "labels.tif", "mode")
-            stitched.scores.finish(folder / "scores.tif", "average")
-    for raster in (stitched.labels, stitched.scores, stitched.details):
-        raster.path.unlink()
-    check_unchanged(plan.job)
-    summary = manifest.describe_run(plan, manifest.Outcome(asdict(tiles), stitched.pixels, layers, clock.seconds))
-    write_manifest(folder, summary)
-    return summary
+def is_complete(plan: RunPlan) -> bool:
+    """True where the run folder holds this very run with no failed tile."""
+    return plan.existing is not None and not plan.existing["tiles"]["failed"] and all((plan.out / name).is_file() for name in PRODUCTS)
+
+
+class Execution:
+    """A planned run under way: a context, and in it the stages, in their order. A stage that raised may be called again.
+
+    Raises
+    ------
+    RsSegError: on entering, where workers, store or folder are not to be had; leaving after an error publishes nothing.
+    """
+
+    def __init__(self, plan: RunPlan, reporter: Reporter) -> None:
+        self.plan = replace(plan, work=find_work(plan.job))
+        self._reporter, self._clock = reporter, _Clock()
+        self._crew, self._ready = ExitStack(), False
+        self._client: Client | None = None
+        self._record = RunRecord.of(self.plan.work, plan.run_key, str(plan.out))
+        self._tiles: Inference
+        self._stitched: Stitched
+        self._layers: dict[str, LayerSummary]
+
+    def __enter__(self) -> Self:
+        plan, work = self.plan, self.plan.work
+        if work.todo is not None and (reused := [name for name, origin in work.origins.items() if origin == "reused"]):
+            self._reporter.note(f"the store has {', '.join(reused)} already: only {', '.join(work.todo.classes.names)} to compute")
+        with ExitStack() as held_here:
+            # Workers first: a scheduler that does not answer must leave nothing behind.
+            held_here.enter_context(self._crew)
+            self._hire()
+            held_here.enter_context(held(work))
+            replaces = plan.existing is not None or plan.settings.overwrite
+            self._folder = held_here.enter_context(staged(plan.out, replace=replaces))
+            self._scratch = held_here.enter_context(ExitStack())
+            self._record.write(plan.job.base)
+            self._held = held_here.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._held.__exit__(kind, error, trace)
+
+    def _hire(self) -> None:
+        self._client, self._ready = self._crew.enter_context(_workers(self.plan)), True
+
+    def infer(self) -> None:
+        """Compute the tiles that are not in the store yet."""
+        if not self._ready:
+            self._hire()
+        try:
+            with self._clock("infer"):
+                self._tiles = infer_tiles(self.plan, self._client, self._reporter)
+        finally:
+            # The memory of workers and their models is for what follows; who tries again takes new ones.
+            self._ready = False
+            self._crew.close()
+
+    def stitch(self) -> None:
+        """Blend and label the tiles."""
+        self._scratch.close()
+        with self._clock("stitch"):
+            self._stitched = stitch(self.plan, self._folder, self._scratch, self._reporter)
+
+    def vectorize(self) -> None:
+        """Trace classes and coverage."""
+        with self._clock("vectorize"):
+            self._layers = vectorize(self.plan, self._stitched, self._folder, self._reporter)
+
+    def publish(self) -> dict[str, Any]:
+        """Finish the rasters and put the folder under its name.
+
+        Returns
+        -------
+        The content of its `run.json`.
+        """
+        plan, stitched = self.plan, self._stitched
+        if not self._folder.is_dir():
+            raise OutputError("the folder this run was writing", f"nothing at {self._folder}", "Run again: finished tiles are kept.")
+        with self._clock("write"):
+            stitched.labels.finish(self._folder / "labels.tif", "mode")
+            stitched.scores.finish(self._folder / "scores.tif", "average")
+        self._scratch.close()
+        for raster in (stitched.labels, stitched.scores, stitched.details):
+            raster.path.unlink(missing_ok=True)
+        check_unchanged(plan.job)
+        outcome = manifest.Outcome(asdict(self._tiles), stitched.pixels, self._layers, self._clock.seconds)
+        summary = manifest.describe_run(plan, outcome)
+        write_manifest(self._folder, summary)
+        self._held.close()
+        with suppress(StoreError):  # the run is there, whatever its store thinks of it
+            self._record.ended().write(plan.job.base)
+        return summary
 
 
 @contextmanager
@@ -135,158 +168,6 @@ def _workers(plan: RunPlan) -> Iterator[Client | None]:
         return
     with open_client(plan.crew, plan.settings.workers) as client:
         yield client
-
-
-def is_complete(plan: RunPlan) -> bool:
-    """True where the run folder holds this very run with no failed tile."""
-    return plan.existing is not None and not plan.existing["tiles"]["failed"] and all((plan.out / name).is_file() for name in PRODUCTS)
-
-
-def infer_tiles(plan: RunPlan, client: Client | None, reporter: Reporter) -> Inference:
-    """Compute the tiles that are not in the store yet.
-
-    Parameters
-    ----------
-    client: of the workers; None: this process is the worker.
-
-    Raises
-    ------
-    SegmenterError: every tile failed: that is not a gap in a map, it is no map.
-    """
-    work = plan.work
-    done = work.store.done()
-    planned = [tile.index for tile in plan.job.plan.tiles()]
-    todo = [index for index in planned if index not in done]
-    result = Inference(
-        reused=sum(done.get(index, False) for index in planned),
-        empty=sum(not done.get(index, True) for index in planned),
-        classes=work.origins,
-        store=plan.job.base.where,
-        groups=work.groups,
-    )
-    reporter.stage("tiles", len(planned))
-    reporter.advance(len(planned) - len(todo))
-
-    def on_batch(batch: BatchResult) -> None:
-        result.computed += len(batch.done)
-        result.empty += len(batch.empty)
-        reporter.advance(len(batch.done) + len(batch.empty) + len(batch.failed))
-
-    if work.todo is not None and todo:
-        failed = infer(client, work.todo.save(), todo, plan.settings.workers, on_batch)
-        lost = set(todo) - set(work.store.done()) - {index for index, _ in failed}
-        result.failed = sorted(failed + [(index, "lost: no worker put it into the store") for index in lost])
-    if not result.failed:
-        work.mark()
-    if result.failed and not (result.reused or result.computed):
-        fix = "Check the model and the source, for example on one tile with --aoi."
-        raise SegmenterError("tiles that can be computed", f"{len(result.failed)} failures, the first: {result.failed[0][1]}", fix)
-    if not (result.reused or result.computed or result.failed):
-        reporter.note("no tile of the area holds data: nothing was observed")
-    for index, error in result.failed[:3]:
-        reporter.note(f"tile {index} failed and is not observed: {error}")
-    return result
-
-
-def stitch(plan: RunPlan, folder: Path, scratch: ExitStack, reporter: Reporter) -> Stitched:
-    """Blend the tiles and label the pixels, block by block, into rasters that are open until `scratch` closes."""
-    job, classes = plan.job, plan.job.classes
-    tags = manifest.raster_tags(plan)
-    look = Look(NOT_OBSERVED, ("class",), tags, label_colours([c.colour for c in classes]))
-
-    def raster(name: str, bands: int, look: Look) -> BlockRaster:
-        return scratch.enter_context(closing(CheckedRaster(folder / f"{name}.part.tif", job.plan.grid, bands, look)))
-
-    scratch.enter_context(little_cache())
-    stitched = Stitched(
-        raster("labels", 1, look),
-        raster("scores", len(classes), Look(NOT_OBSERVED, classes.names, tags, smooth=True)),
-        raster("details", 2, Look(NOT_OBSERVED, ("scene", "score"), {}, smooth=True)),
-        np.zeros(256, np.int64),
-    )
-    read, blocks = BandReader(plan.work), list(_blocks(plan))
-    reporter.stage("stitch", len(blocks))
-    for window, block in map_in_order(lambda window: _stitch_block(plan, read, window), blocks):
-        if block is not None:
-            stitched.labels.write(window, block.labels[None])
-            stitched.scores.write(window, block.scores)
-            stitched.details.write(window, block.details)
-            stitched.pixels[:] += block.pixels
-        reporter.advance(1)
-    return stitched
-
-
-class _StitchedBlock(NamedTuple):
-    """One block, as `Stitched` keeps it."""
-
-    labels: NDArray[np.uint8]
-    scores: NDArray[np.uint8]
-    details: NDArray[np.uint8]
-    pixels: NDArray[np.int64]
-
-
-def _stitch_block(plan: RunPlan, read: ReadScores, window: Window) -> _StitchedBlock | None:
-    """One block, not observed outside the AOI; None where that is all of it. For several threads at once."""
-    if not _meets_aoi(plan, window):
-        return None
-    classes = plan.job.classes
-    scores, sources = blend_block(window, plan.job.plan, read, len(classes))
-    inside = _inside_aoi(plan, window)
-    if not inside.all():
-        scores[:, ~inside], sources[~inside] = NOT_OBSERVED, NOT_OBSERVED
-    labels = label_block(scores, [c.threshold for c in classes])
-    # A label is the class that scores highest.
-    details = np.stack([sources, scores.max(axis=0)])
-    return _StitchedBlock(labels, scores, details, np.bincount(labels[inside], minlength=256))
-
-
-def vectorize(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporter) -> dict[str, LayerSummary]:
-    """Trace the classes and the coverage into `layers.gpkg`."""
-    grid, classes, settings = plan.job.plan.grid, plan.job.classes, plan.settings.vectors
-    outlines = Outlines(settings.connectivity, settings.min_area_m2, settings.simplify_m)
-    threads = len(os.sched_getaffinity(0))
-
-    def read_block(window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-        reporter.advance(1)
-        sources, scores = stitched.details.read(window)
-        return stitched.labels.read(window)[0], scores, sources
-
-    def read_labels(window: Window) -> NDArray[np.uint8]:
-        reporter.advance(1)
-        labels: NDArray[np.uint8] = stitched.labels.read(window)[0]
-        return labels
-
-    reporter.stage("vectorize", 2 * len(list(_blocks(plan))))
-    return write_layers(
-        folder / "layers.gpkg",
-        grid.crs,
-        classes,
-        polygonize(grid, len(classes), read_block, settings.block_px, outlines, threads),
-        polygonize_coverage(grid, read_labels, lambda window: _inside_aoi(plan, window), settings.block_px, threads),
-        [(s.id, s.datetime) for s in plan.job.scenes],
-        "Polygon" if settings.connectivity == 4 else "MultiPolygon",
-    )
-
-
-def _blocks(plan: RunPlan) -> Iterator[Window]:
-    grid, size = plan.job.plan.grid, plan.settings.vectors.block_px
-    for row in range(0, grid.height, size):
-        for col in range(0, grid.width, size):
-            yield Window(row, col, min(size, grid.height - row), min(size, grid.width - col))
-
-
-def _meets_aoi(plan: RunPlan, window: Window) -> bool:
-    """False for blocks without a pixel of the AOI: they stay unwritten, which reads as not observed."""
-    area, grid = plan.job.plan.aoi, plan.job.plan.grid
-    return area is None or bool(shapely.intersects(area, shapely.box(*grid.crop(window).bounds)))
-
-
-def _inside_aoi(plan: RunPlan, window: Window) -> NDArray[np.bool_]:
-    if plan.job.plan.aoi is None:
-        return np.ones(window.shape, np.bool_)
-    if not _meets_aoi(plan, window):
-        return np.zeros(window.shape, np.bool_)
-    return burn_mask(plan.job.plan.aoi, plan.job.plan.grid.crop(window))
 
 
 class _Clock:

@@ -17,7 +17,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
 from rs_pipeline.grid import Grid, Window
-from rs_pipeline.raster import HALF_OPAQUE, RasterInfo, has_values, join_bands, reading
+from rs_pipeline.raster import HALF_OPAQUE, RasterInfo, gdal_path, has_values, join_bands, open_image, reading
 
 BLOCK_PX = 512
 """Side of the blocks of the grid that images are warped in."""
@@ -195,19 +195,19 @@ def _open_near_resolution(info: RasterInfo, ratio: float, *, has_alpha: bool) ->
     """The image, or its coarsest overview that is still finer than the grid: no more is read than is needed."""
     if "alpha" in info.colours and not has_alpha:
         return rasterio.open(_colours_only(info))
-    with rasterio.open(info.href) as source:
+    with open_image(info.href, info.fingerprint) as source:
         factors = source.overviews(1)
     levels = [i for i, factor in enumerate(factors) if factor <= ratio * 1.01]
-    return rasterio.open(info.href, overview_level=levels[-1]) if levels else rasterio.open(info.href)
+    return open_image(info.href, info.fingerprint, levels[-1] if levels else None)
 
 
 def _colours_only(info: RasterInfo) -> str:
     """GDAL VRT of the image in which no band is called alpha."""
-    with rasterio.open(info.href) as source:
+    with open_image(info.href, info.fingerprint) as source:
         nodata = f"<NoDataValue>{info.nodata!r}</NoDataValue>" if info.nodata is not None else ""
         bands = "".join(
             f'<VRTRasterBand dataType="{_GDAL_TYPES[source.dtypes[i]]}" band="{i + 1}">{nodata}<SimpleSource>'
-            f'<SourceFilename relativeToVRT="0">{_escaped(info.href)}</SourceFilename>'
+            f'<SourceFilename relativeToVRT="0">{_escaped(gdal_path(info.href, info.fingerprint))}</SourceFilename>'
             f"<SourceBand>{i + 1}</SourceBand></SimpleSource></VRTRasterBand>"
             for i in range(source.count)
         )

@@ -18,7 +18,10 @@ _FIRST = 1
 """Label of the first class: the background has an IoU, but no part in the means."""
 _LEAST_IMAGES = 5
 """Fewer images say too little of others: no interval is given."""
-_OF_A_RUN = {"aoi", "classes", "vocabulary", "source", "catalog", "datetime", "out", "outputs", "overwrite", "composite", "vectors"}
+_OF_A_RUN = {
+    "aoi", "classes", "vocabulary", "source", "catalog", "collections", "datetime", "max_cloud_cover", "asset", "roots",
+    "out", "outputs", "overwrite", "composite", "vectors",
+}  # fmt: skip
 
 
 def describe_evaluation(evaluation: Evaluation) -> dict[str, Any]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SMALL_JOB_TILES = 64
 MAX_LOCAL_WORKERS = 4
+LOGS = "rs_pipeline"
+"""Logger whose records come from the workers to whoever listens where the run is."""
 IN_HAND = 2
 """Tasks that a worker has in hand: while the model computes a batch of one, the other's next batch is read, or its last one written."""
 
@@ -88,6 +90,7 @@ def open_client(crew: Crew, settings: WorkerSettings) -> Iterator[Client | None]
         with client:
             if not client.scheduler_info()["workers"]:
                 raise ClusterError("a scheduler with workers", f"none at {crew.kind}", "Start `dask worker` processes that join it.")
+            client.forward_logging(LOGS)
             yield client
         return
     import dask.config
@@ -98,6 +101,7 @@ def open_client(crew: Crew, settings: WorkerSettings) -> Iterator[Client | None]
         _cluster(crew, scratch) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
+        client.forward_logging(LOGS)
         yield client
 
 

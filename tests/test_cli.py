@@ -159,8 +159,8 @@ def test_the_command_line_starts_without_the_heavy_libraries():
 
 def test_catalog_commands_add_list_and_validate(make_scene, capsys, tmp_path):
     scene, catalog = make_scene("a_20240501.tif"), tmp_path / "cat" / "catalog.json"
-    assert rs_seg(capsys, "catalog", "add", scene, "--catalog", catalog)[1].startswith("1 added, 0 renewed")
-    assert rs_seg(capsys, "catalog", "add", scene, "--catalog", catalog)[1].startswith("0 added, 1 renewed")
+    assert rs_seg(capsys, "catalog", "add", scene, "--catalog", catalog)[1].startswith("1 added, 0 renewed, 0 unchanged in ")
+    assert rs_seg(capsys, "catalog", "add", scene, "--catalog", catalog)[1].startswith("0 added, 0 renewed, 1 unchanged in ")
     code, out, _ = rs_seg(capsys, "catalog", "list", "--catalog", catalog, "--json")
     assert (code, [row["id"] for row in json.loads(out)]) == (0, ["a_20240501"])
     assert "a_20240501" in rs_seg(capsys, "catalog", "list", "--catalog", catalog)[1]
@@ -212,6 +212,7 @@ def test_every_command_and_every_flag_of_run_is_in_the_readme():
     shown = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "200"}).output
     flags = set(re.findall(r"--[a-z][a-z-]+", shown)) - {"--help"}
     assert {f for f in flags if f not in readme} == set()
-    commands = ("run", "status", "clean", "catalog add", "catalog list", "catalog validate", "models list", "models show", "train", "demo")
-    for command in commands:
+    groups = [(group.name, group.typer_instance) for group in app.registered_groups]
+    commands = [(app.registered_commands, ""), *((typer.registered_commands, f"{name} ") for name, typer in groups)]
+    for command in [f"{prefix}{command.name}" for found, prefix in commands for command in found]:
         assert f"rs-seg {command}" in readme

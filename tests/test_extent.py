@@ -5,17 +5,18 @@ from conftest import random_pixels
 from pyproj import CRS, Transformer
 
 from rs_pipeline.aoi import Aoi, read_aoi
-from rs_pipeline.catalog import find_scenes, parse_interval
+from rs_pipeline.catalog import find_scenes
 from rs_pipeline.errors import AoiError
 from rs_pipeline.extent import build_grid, choose_crs, choose_gsd
 from rs_pipeline.grid import Grid
+from rs_pipeline.query import Query
 from rs_pipeline.segmenter import ModelInfo
 
 INFO = ModelInfo("m", "0", gsd_m=0.5, gsd_range_m=(0.1, 2.0), tile_px=64, vocabulary=None)
 
 
 def scene_at(make_scene, name="scene.tif", **facts):
-    (scene,) = find_scenes([str(make_scene(name, **facts))], parse_interval(None), None)
+    (scene,) = find_scenes([str(make_scene(name, **facts))], Query())
     return scene
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ class Handler(SimpleHTTPRequestHandler):
         self.told = json.loads(folder.with_suffix(".told").read_text())
         with folder.with_suffix(".asked").open("a") as asked:
             asked.write(f"{self.command} {self.path}\n")
+        time.sleep(self.told["delay_s"])
         return parsed
 
     def send_head(self):
@@ -31,15 +33,21 @@ class Handler(SimpleHTTPRequestHandler):
     def do_GET(self):
         span, path = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")), Path(self.translate_path(self.path))
         if span is None or not path.is_file():
+            self.count(path.stat().st_size if path.is_file() else 0)
             super().do_GET()
             return
         content = path.read_bytes()
         start, stop = int(span[1]), min(int(span[2] or len(content)), len(content) - 1) + 1
+        self.count(stop - start)
         self.send_response(206)
         self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
         self.send_header("Content-Length", str(stop - start))
         self.end_headers()
         self.wfile.write(content[start:stop])
+
+    def count(self, sent):
+        with Path(self.directory).with_suffix(".sent").open("a") as log:
+            log.write(f"{sent} {self.path}\n")
 
     def end_headers(self):
         self.send_header("Accept-Ranges", "bytes")
@@ -62,16 +70,22 @@ class Server:
         self.folder, self.url = folder, ""
         self.tell()
 
-    def tell(self, *, etag=None, broken=False, dates=True):
+    def tell(self, *, etag=None, broken=False, dates=True, delay_s=0.0):
         told = self.folder.with_suffix(".told")
         aside = told.with_suffix(".aside")
-        aside.write_text(json.dumps({"etag": etag, "broken": broken, "dates": dates}))
+        aside.write_text(json.dumps({"etag": etag, "broken": broken, "dates": dates, "delay_s": delay_s}))
         aside.replace(told)
 
     def asked(self):
         """Lines of method and path."""
         log = self.folder.with_suffix(".asked")
         return log.read_text().splitlines() if log.exists() else []
+
+    def sent(self, name):
+        """Bytes of a file that were sent, so far."""
+        log = self.folder.with_suffix(".sent")
+        lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+        return sum(int(size) for size, path in lines if path == f"/{name}")
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Scheduled runs over archives: room kept for the Prefect flows; none is here yet."""
+"""Scheduled runs over archives, as Prefect flows: thin wrappers, what is done is in `rs_pipeline`."""

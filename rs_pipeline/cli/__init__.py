@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from rs_pipeline.cli import catalog, clean, demo, evaluate, models, run, status, train
+from rs_pipeline.cli import archive, catalog, clean, demo, deploy, evaluate, models, run, status, train
 from rs_pipeline.errors import RsSegError
 
 _INTERRUPTED = 130
@@ -27,6 +27,8 @@ app.command("run")(run.run_command)
 app.command("status")(status.status_command)
 app.command("clean")(clean.clean_command)
 app.add_typer(catalog.app, name="catalog", help="The archive: add, list and validate scenes.")
+app.add_typer(archive.app, name="archive", help="Archives: each new or changed item segmented, once.")
+app.command("deploy")(deploy.deploy_command)
 app.add_typer(models.app, name="models", help="The segmenters that are installed.")
 app.command("evaluate")(evaluate.evaluate_command)
 app.command("train")(train.train_command)

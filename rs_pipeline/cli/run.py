@@ -35,6 +35,7 @@ def run_command(
     workers: Annotated[int | None, typer.Option(help="Worker processes of a local cluster.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles per forward pass. Default: by their size, at most 4.")] = None,
     per_scene: Annotated[bool | None, typer.Option("--per-scene", help="A run of its own for each scene, into OUT/SCENE-ID.")] = None,
+    flow: Annotated[bool, typer.Option("--flow", help="As a Prefect flow run: retries per stage, artifacts, logs on its page.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, time a few tiles, print the cost; write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON summary on stdout, nothing else there.")] = False,
     config: Annotated[Path | None, typer.Option(help="YAML of settings; configs/run.yaml shows all of them.")] = None,
@@ -73,13 +74,16 @@ def run_command(
     from rs_pipeline.plan import plan_run
     from rs_pipeline.run import execute
 
-    with TerminalReporter() as reporter:
-        if settings.per_scene:
-            from rs_pipeline.per_scene import each_scene
+    if flow:
+        found = _do_flow(settings)
+    else:
+        with TerminalReporter() as reporter:
+            if settings.per_scene:
+                from rs_pipeline.per_scene import each_scene
 
-            found = each_scene(settings, lambda plan: execute(plan, reporter), reporter)
-        else:
-            found = execute(plan_run(settings), reporter)
+                found = each_scene(settings, lambda plan: execute(plan, reporter), reporter)
+            else:
+                found = execute(plan_run(settings), reporter)
     runs = found["runs"] if settings.per_scene else [found]
     if as_json:
         _print_json(found)
@@ -88,6 +92,16 @@ def run_command(
             _print_summary(summary)
     if found.get("failed") or any(summary["tiles"]["failed"] for summary in runs):
         raise typer.Exit(_PARTIAL)
+
+
+def _do_flow(settings: RunSettings) -> dict[str, Any]:
+    from rs_pipeline.errors import UsageError
+    from rs_pipeline.flows import flow_named
+
+    if settings.per_scene:
+        raise UsageError("--flow or --per-scene", "both", "Scenes one by one are an archive: rs-seg archive run CONFIG --flow.")
+    found: dict[str, Any] = flow_named("run-aoi")(settings)
+    return found
 
 
 def _do_dry_run(settings: RunSettings, *, as_json: bool) -> None:
