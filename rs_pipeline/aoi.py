@@ -16,7 +16,7 @@ from pyproj.exceptions import ProjError
 from shapely.errors import ShapelyError
 from shapely.geometry.base import BaseGeometry
 
-from rs_pipeline.errors import AoiError
+from rs_pipeline.errors import AoiError, OutsideError
 
 _DENSIFY_SEGMENTS = 64
 _FULL_TURN = 360.0
@@ -67,7 +67,7 @@ class Aoi:
         margin = 0.05 * max(maxx - minx, maxy - miny)
         part = _polygons_of(shapely.intersection(self.geometry, shapely.box(minx - margin, miny - margin, maxx + margin, maxy + margin)))
         if part.is_empty:
-            raise AoiError("an AOI that meets a scene", f"bounds {self.geometry.bounds}", "Check its CRS and place.")
+            raise OutsideError("an AOI that meets a scene", f"bounds {self.geometry.bounds}", "Check its CRS and place.")
         return Aoi(part, self.crs, self.notes)
 
 

@@ -6,8 +6,8 @@ import datetime as dt
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -19,24 +19,28 @@ from rs_pipeline.catalog import Entry, find_entries
 from rs_pipeline.catalog_products import add_product
 from rs_pipeline.clean import clean
 from rs_pipeline.config import RunSettings, load_settings
-from rs_pipeline.errors import AoiError, ConfigError, OutputError, RsSegError
-from rs_pipeline.keys import TILE_FORMAT, digest
+from rs_pipeline.errors import CatalogError, ConfigError, NothingThereError, OutputError, RasterError, RsSegError, SegmenterError
+from rs_pipeline.keys import TILE_FORMAT, digest, refine_facts
 from rs_pipeline.ledger import Key, Ledger, Row, Status
 from rs_pipeline.locks import hold
 from rs_pipeline.plan import query_of
 from rs_pipeline.products import read_manifest
 from rs_pipeline.reporting import Reporter
+from rs_pipeline.run import PRODUCTS
 from rs_pipeline.segmenter import find_provider
+from rs_pipeline.stac_assets import Image
 from rs_pipeline.vocabulary import load_vocabulary
 
-LEDGER = "archive.sqlite"
+_BOOKS = ".archive"
+"""Folder of the table and the claims, beside the runs."""
 Do = Callable[[RunSettings], dict[str, Any]]
 """Makes a run of its settings and gives the content of its `run.json`."""
 _NOT_OF_PRODUCTS = {
     "aoi", "source", "catalog", "collections", "datetime", "max_cloud_cover", "scenes", "per_scene", "roots",
-    "out", "outputs", "store", "overwrite", "workers", "prompt_batch",
+    "out", "outputs", "store", "overwrite", "workers", "prompt_batch", "refine",
 }  # fmt: skip
-"""Settings that decide which items are found, or how they are computed, not what comes out."""
+"""Settings that decide which items are found, or how they are computed, and those that count by what they name."""
+_LONGEST_NAME = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Outcome:
     @property
     def is_trouble(self) -> bool:
         """True where something is left to do."""
-        return self.status in {"partial", "failed"}
+        return self.status in {"partial", "failed"} or (self.status == "done" and self.error is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,7 @@ class Archive:
         facts = {
             "format": TILE_FORMAT,
             "run": run.model_dump(mode="json", exclude=_NOT_OF_PRODUCTS),
+            **refine_facts(run.refine),
             "area": hashlib.sha256(area).hexdigest(),
             "classes": load_vocabulary(run.vocabulary).class_set(run.classes).to_list(),
             "model": [info.name, info.weights_sha256, info.code_version],
@@ -120,11 +125,18 @@ class Archive:
     @property
     def ledger(self) -> Ledger:
         """What became of its items."""
-        return Ledger(self.outputs / LEDGER)
+        return Ledger(self.outputs / _BOOKS / "items.sqlite")
 
     def key_of(self, entry: Entry) -> Key:
         """What an item is entered under."""
         return Key(name_of(entry), entry.version, self.key)
+
+    def has_settled(self, row: Row) -> bool:
+        """True where nothing is left to do: there is no pixel of the area, or the very run is where it was published."""
+        if row.status != "done" or (row.product is None and self.settings.products is not None):
+            return row.status == "outside"
+        manifest, folder = read_manifest(Path(row.out)), Path(row.out)
+        return manifest is not None and manifest.get("run_key") == row.run_key and all((folder / name).is_file() for name in PRODUCTS)
 
     def folder_of(self, entry: Entry) -> Path:
         """Run folder of an item: the newest settings' run, in the place of the one before."""
@@ -132,27 +144,24 @@ class Archive:
 
     @contextmanager
     def claim(self, entry: Entry) -> Iterator[None]:
-        """Keep other processes off an item.
+        """Keep other processes of this host off an item.
 
         Raises
         ------
         BlockingIOError: one is at it.
         OutputError: the folder cannot be written.
         """
-        path = self.outputs / ".claims" / f"{name_of(entry).replace('/', '--')}.lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = hold(path)
-            lock.__enter__()
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            fix = "Check permissions and disk space."
-            raise OutputError("a folder for the archive's runs", f"{self.outputs} ({error})", fix) from error
-        try:
+        path = self.outputs / _BOOKS / f"{hashlib.sha256(name_of(entry).encode()).hexdigest()[:32]}.lock"
+        with ExitStack() as held:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(hold(path))
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                fix = "Check permissions and disk space."
+                raise OutputError("a folder for the archive's runs", f"{self.outputs} ({error})", fix) from error
             yield
-        finally:
-            lock.__exit__(None, None, None)
 
 
 def open_archive(changes: Path | dict[str, Any]) -> Archive:
@@ -166,13 +175,23 @@ def open_archive(changes: Path | dict[str, Any]) -> Archive:
 
 
 def name_of(entry: Entry) -> str:
-    """Collection and id of an item as a path; what no folder may be called is written as in a URL."""
-    return "/".join(_as_folder(part) for part in (entry.collection, entry.id) if part)
+    """What an item is called in an archive, a path of two parts: its collection and id.
+
+    An image or item without a collection shares its name with others: it is told apart by a digest of where it is. What no folder may be
+    called is written as in a URL.
+    """
+    if entry.collection:
+        return f"{_as_folder(entry.collection)}/{_as_folder(entry.id)}"
+    where = entry.item_href or (entry.image.href if isinstance(entry.image, Image) else "")
+    return f"_/{_as_folder(entry.id)}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
 
 
 def _as_folder(name: str) -> str:
     safe = name.replace("%", "%25").replace("/", "%2F").replace("\0", "%00")
-    return f"%2E{safe[1:]}" if safe.startswith(".") else safe
+    safe = f"%2E{safe[1:]}" if safe.startswith(".") else safe
+    # Unpaired surrogates, which JSON can hold, are in no file's name.
+    safe = safe.encode("utf-8", "backslashreplace").decode()
+    return safe if len(safe.encode()) <= _LONGEST_NAME else f"{safe[: _LONGEST_NAME // 4]}-{hashlib.sha256(safe.encode()).hexdigest()[:16]}"
 
 
 def find_agenda(archive: Archive, *, retry: bool = False) -> Agenda:
@@ -187,20 +206,30 @@ def find_agenda(archive: Archive, *, retry: bool = False) -> Agenda:
     CatalogError: the catalog cannot be read. That it holds nothing new, or nothing at all, is none.
     """
     area = read_aoi(archive.run.aoi) if archive.run.aoi is not None else None
-    known, todo, done, given_up = archive.ledger.rows(), [], [], []
-    for entry in find_entries(archive.run.source or (archive.run.catalog,), query_of(archive.run, area)):
+    known, names = archive.ledger.rows(), set[str]()
+    new, again, done, given_up = [], [], [], []
+    for found in find_entries(archive.run.source or (archive.run.catalog,), query_of(archive.run, area)):
+        entry = _made_damaged(found) if name_of(found) in names else found
+        names.add(name_of(found))
         row = known.get(archive.key_of(entry))
-        if row is not None and _is_settled(row):
+        if row is None:
+            new.append(entry)
+        elif archive.has_settled(row):
             done.append(row)
-        elif row is not None and row.attempts >= archive.settings.attempts and not retry:
+        elif row.status in {"begun", "partial", "failed"} and row.attempts >= archive.settings.attempts and not retry:
             given_up.append(row)
         else:
-            todo.append(entry)
-    return Agenda(tuple(todo), tuple(done), tuple(given_up))
+            again.append(entry)
+    # What has failed before may do worse: it comes last.
+    return Agenda((*new, *again), tuple(done), tuple(given_up))
 
 
-def _is_settled(row: Row) -> bool:
-    return row.status == "outside" or (row.status == "done" and read_manifest(Path(row.out)) is not None)
+def _made_damaged(entry: Entry) -> Entry:
+    """The second of two items of one name, whose runs would go into one folder."""
+    came = f"another {entry.id} in {entry.collection}: {entry.item_href}"
+    return replace(
+        entry, version=f"{entry.item_href}", image=CatalogError("ids that are unique in a collection", came, "Rename one of them.")
+    )
 
 
 def do_item(archive: Archive, entry: Entry, do: Do, reporter: Reporter) -> Outcome:
@@ -208,28 +237,55 @@ def do_item(archive: Archive, entry: Entry, do: Do, reporter: Reporter) -> Outco
 
     Whatever happens to one item is its own: nothing is raised but what ends the process.
     """
-    start, out = time.monotonic(), archive.folder_of(entry)
+    name, out = name_of(entry), str(archive.folder_of(entry))
     try:
         with archive.claim(entry):
-            before = archive.ledger.find(archive.key_of(entry))
-            if before is not None and _is_settled(before):  # while this one waited for its turn
-                return Outcome(before.item, before.status, before.out, product=before.product)
-            tried = _try(archive, entry, out, do)
-            seconds = round(time.monotonic() - start, 3)
-            _enter(archive, entry, tried, seconds, before)
+            outcome = _do_claimed(archive, entry, do)
     except BlockingIOError:
-        return Outcome(name_of(entry), "busy", str(out))
-    if tried.status == "done" and not archive.settings.keep_tiles:
+        return Outcome(name, "busy", out)
+    except RsSegError as error:  # no room for the table, or for the claim
+        outcome = Outcome(name, "failed", out, error=str(error))
+    if outcome.status == "done" and not archive.settings.keep_tiles:
         with suppress(RsSegError):  # room is made by `rs-seg clean`, too
-            clean(out, archive.run.store)
-    if tried.error is not None:
-        reporter.note(f"{name_of(entry)} {tried.status}: {tried.error}")
-    return Outcome(name_of(entry), tried.status, str(out), seconds, tried.product, tried.error, tried.classes)
+            clean(Path(out), archive.run.store)
+    if outcome.error is not None:
+        reporter.note(f"{name} {outcome.status}: {outcome.error}")
+    return outcome
+
+
+def _do_claimed(archive: Archive, entry: Entry, do: Do) -> Outcome:
+    key, out, start = archive.key_of(entry), archive.folder_of(entry), time.monotonic()
+    before = archive.ledger.find(key)
+    if before is not None and archive.has_settled(before):  # while this one waited for its turn
+        return Outcome(key.item, before.status, before.out, product=before.product)
+    failures = before.attempts if before is not None and before.status in {"begun", "partial", "failed"} else 0
+    row = Row(key.item, key.version, key.settings, "begun", failures + 1, _now(), 0.0, str(out), None, None, "a process died over it")
+    archive.ledger.enter(row)
+    try:
+        tried = _try(archive, entry, out, do)
+    except BaseException:  # told to stop: this was no try
+        archive.ledger.enter(before) if before is not None else archive.ledger.forget(key)
+        raise
+    row = replace(
+        row,
+        status=tried.status,
+        attempts=failures + 1 if tried.is_own_failure else failures,
+        finished=_now(),
+        seconds=round(time.monotonic() - start, 3),
+        run_key=tried.run_key,
+        product=tried.product,
+        error=tried.error,
+    )
+    archive.ledger.enter(row)
+    return Outcome(row.item, row.status, row.out, row.seconds, row.product, row.error, tried.classes)
 
 
 class _Tried(NamedTuple):
     status: Status
     error: str | None = None
+    is_own_failure: bool = False
+    """False also of what is not the item's fault."""
+    run_key: str | None = None
     product: str | None = None
     classes: tuple[dict[str, Any], ...] = ()
 
@@ -239,23 +295,26 @@ def _try(archive: Archive, entry: Entry, out: Path, do: Do) -> _Tried:
         scene = entry.open(verify=archive.settings.verify_checksums)
         source = entry.item_href or scene.info.href
         summary = do(archive.run.model_copy(update={"source": (source,), "out": str(out), "overwrite": True, "datetime": None}))
-        product = add_product(Path(archive.settings.products), out) if archive.settings.products is not None else None
-    except AoiError as error:
+    except NothingThereError as error:
         return _Tried("outside", str(error))
+    except RsSegError as error:
+        return _Tried("failed", str(error), is_own_failure=isinstance(error, CatalogError | RasterError | SegmenterError))
     except Exception as error:  # noqa: BLE001 - a damaged item may raise anything, and the next one shall have its turn
-        words = str(error) if isinstance(error, RsSegError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return _Tried("failed", words)
-    failed = summary["tiles"]["failed"]
-    trouble = f"{len(failed)} of {summary['tiles']['planned']} tiles failed, the first: {failed[0]['error']}" if failed else None
-    return _Tried("partial" if failed else "done", trouble, product, tuple(summary["classes"]))
+        return _Tried("failed", f"{type(error).__name__}: {' '.join(str(error).split())}", is_own_failure=True)
+    failed, product, trouble = summary["tiles"]["failed"], None, None
+    if failed:
+        trouble = f"{len(failed)} of {summary['tiles']['planned']} tiles failed, the first: {failed[0]['error']}"
+    if archive.settings.products is not None:
+        try:
+            product = add_product(Path(archive.settings.products), out)
+        except RsSegError as error:
+            trouble = f"published, but not in the catalog of products: {error}"
+    facts = (summary["run_key"], product, tuple(summary["classes"]))
+    return _Tried("partial" if failed else "done", trouble, bool(failed), *facts)
 
 
-def _enter(archive: Archive, entry: Entry, tried: _Tried, seconds: float, before: Row | None) -> None:
-    key = archive.key_of(entry)
-    attempts = 1 + (before.attempts if before is not None else 0)
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    out = str(archive.folder_of(entry))
-    archive.ledger.enter(Row(key.item, key.version, key.settings, tried.status, attempts, now, seconds, out, tried.product, tried.error))
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
 def run_archive(archive: Archive, do: Do, reporter: Reporter, *, retry: bool = False) -> dict[str, Any]:

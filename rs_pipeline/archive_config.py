@@ -10,8 +10,6 @@ from pydantic import Field, ValidationError
 from rs_pipeline.config import bad_value, configs_folder, overlay, read_yaml
 from rs_pipeline.options import Count, Positive, Section
 
-StageName = str
-
 
 class StageSettings(Section):
     """How a flow run treats a stage that raises."""
@@ -36,7 +34,7 @@ class ArchiveSettings(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     run: dict[str, Any]
-    look_back_days: Count | None
+    look_back_days: Annotated[int, Field(ge=1, le=36_500)] | None
     products: str | None
     verify_checksums: bool
     attempts: Count

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 
 import pystac
 
-from rs_pipeline.errors import CatalogError, RasterError
+from rs_pipeline.errors import CatalogError, NoSceneError, RasterError
 from rs_pipeline.fingerprints import fingerprint, has_changed
 from rs_pipeline.products import read_manifest
 from rs_pipeline.query import Query
 from rs_pipeline.raster import RasterInfo, describe
 from rs_pipeline.stac_assets import GEOTIFF_SUFFIXES, Image, image_of
-from rs_pipeline.stac_sources import date_of_item, find_items, is_url
+from rs_pipeline.stac_sources import DamagedItem, date_of_item, find_items, is_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Entry:
     """One image of the archive as it is listed: nothing of it is known to be there, or to be well."""
 
     id: str
-    """Unique within its collection, in one listing."""
+    """The item's, unique within its collection; an image's by itself is the name of its file, which others may have too."""
     collection: str | None
     datetime: dt.datetime | None
     """When it was taken, UTC; None where nobody says."""
@@ -102,7 +102,7 @@ def find_scenes(sources: Sequence[str], query: Query) -> list[Scene]:
         asked = f" of {', '.join(query.collections)}" if query.collections else ""
         clear = f" under {query.max_cloud_cover:g} % of clouds" if query.max_cloud_cover is not None else ""
         fix = "Check the AOI and --datetime; `rs-seg catalog list` shows what there is."
-        raise CatalogError(f"a scene{asked}{where}{when}{clear}", f"none in {', '.join(sources)}", fix)
+        raise NoSceneError(f"a scene{asked}{where}{when}{clear}", f"none in {', '.join(sources)}", fix)
     ids = unique_ids([(scene.id, scene.info.href) for scene in scenes])
     return [replace(scene, id=name) for scene, name in zip(scenes, ids, strict=True)]
 
@@ -122,9 +122,7 @@ def find_entries(sources: Sequence[str], query: Query) -> list[Entry]:
     for source in sources:
         for entry in _entries_of(source, query):
             found.setdefault(_href_of(entry), entry)
-    prefixes = [f"{entry.collection or ''}/" for entry in found.values()]
-    ids = unique_ids([(prefix + entry.id, href) for prefix, (href, entry) in zip(prefixes, found.items(), strict=True)])
-    return [replace(entry, id=name.removeprefix(prefix)) for name, prefix, entry in zip(ids, prefixes, found.values(), strict=True)]
+    return list(found.values())
 
 
 def _href_of(entry: Entry) -> str:
@@ -148,7 +146,9 @@ def _entries_of(source: str, query: Query) -> Iterator[Entry]:
         yield from (e for e in entries if e.info is None or (query.interval.holds(e.datetime) and _meets(e.info, query)))
 
 
-def _entry_of_item(item: pystac.Item, query: Query) -> Entry:
+def _entry_of_item(item: pystac.Item | DamagedItem, query: Query) -> Entry:
+    if isinstance(item, DamagedItem):
+        return Entry(item.id, item.collection, None, "", item.href, item.error)
     facts = (item.id, item.collection_id, date_of_item(item))
     try:
         image = image_of(item, query)

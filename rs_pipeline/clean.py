@@ -79,7 +79,7 @@ def clean(folder: Path | None, store: str | None = None, *, abandoned: bool = Fa
     for half in halves:
         _remove_half_written(half, cleaned, dry_run=dry_run)
     if not dry_run and not place.folders() and not any(place.names()):
-        place.remove()
+        place.remove_empty()
     return cleaned
 
 

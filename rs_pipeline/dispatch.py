@@ -91,8 +91,8 @@ def _here(job_path: JobPath, cutter: Cutter, settings: WorkerSettings, compute: 
             except Exception as error:
                 raise _unfit(error) from error
             yield result
-    except KeyboardInterrupt:
-        patient = False  # a large model may take minutes over what it has in hand
+    except BaseException as error:
+        patient = isinstance(error, Exception)  # to who is told to stop, a large model's minutes over what it has in hand are too long
         raise
     finally:
         hands.shutdown(wait=patient, cancel_futures=True)

@@ -41,16 +41,32 @@ class ConfigError(UsageError):
     """A configuration file or `--set` that names an unknown key or holds a bad value."""
 
 
+class NothingThereError(RsSegError):
+    """All is well, and there is nothing to do: no scene, or no pixel of the area."""
+
+
 class AoiError(RsSegError):
-    """An area of interest that is missing, empty, without a CRS, or outside every scene."""
+    """An area of interest that is missing, empty, or without a CRS."""
+
+
+class OutsideError(AoiError, NothingThereError):
+    """An area of interest that holds no pixel of any scene."""
 
 
 class CatalogError(RsSegError):
-    """A source or catalog that cannot be read, or holds no scene for the request."""
+    """A source or catalog that cannot be read."""
+
+
+class NoSceneError(CatalogError, NothingThereError):
+    """A catalog that holds no scene for the request."""
 
 
 class RasterError(RsSegError):
     """An image that cannot be read as the run needs it."""
+
+
+class BlankError(RasterError, NothingThereError):
+    """An image without a valid pixel."""
 
 
 class SegmenterError(RsSegError):

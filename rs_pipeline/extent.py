@@ -15,7 +15,7 @@ from shapely.geometry.base import BaseGeometry
 
 from rs_pipeline.aoi import Aoi
 from rs_pipeline.catalog import Scene
-from rs_pipeline.errors import AoiError
+from rs_pipeline.errors import AoiError, OutsideError
 from rs_pipeline.grid import Grid
 from rs_pipeline.segmenter import ModelInfo
 
@@ -104,7 +104,7 @@ def build_grid(crs: CRS, gsd_m: float, aoi: Aoi | None, scenes: Sequence[Scene])
     else:
         raise AoiError(f"scenes that {crs.name} can express", ", ".join(s.id for s in scenes), "Say which part of them with --aoi.")
     if covered.is_empty or covered.area == 0:
-        raise AoiError("an AOI that meets a scene", f"bounds {aoi.geometry.bounds if aoi else None}", "Check its CRS and place.")
+        raise OutsideError("an AOI that meets a scene", f"bounds {aoi.geometry.bounds if aoi else None}", "Check its CRS and place.")
     size, anchor = _pixels_of(scenes[0], crs, gsd_m)
     box = GeoBox.from_bbox(covered.bounds, crs.to_wkt(), resolution=size, anchor=xy_(*anchor), tol=_SAME)
     return Grid(crs, box.affine, box.shape.y, box.shape.x)

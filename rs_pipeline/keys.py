@@ -10,7 +10,7 @@ from typing import Any
 
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.job import SceneJob
-from rs_pipeline.options import ModelOptions, Section
+from rs_pipeline.options import ModelOptions, RefineSettings, Section
 from rs_pipeline.segmenter import ModelInfo
 from rs_pipeline.tiles import TilePlan
 
@@ -31,10 +31,17 @@ def base_key(plan: TilePlan, scenes: Sequence[SceneJob], classes: ClassSet, info
             # What auto means depends on the device.
             "dtype": [options.dtype, options.device] if options.dtype == "auto" else options.dtype,
             "scoring": options.scoring.model_dump(exclude={"threshold"}),
-            "refine": [[step, _step_facts(getattr(options.refine, step))] for step in options.refine.active],
-            "look": options.refine.look.model_dump() if options.refine.is_guided else None,
+            **refine_facts(options.refine),
         }
     )
+
+
+def refine_facts(refine: RefineSettings) -> dict[str, Any]:
+    """What of the refinements decides scores, JSON-ready."""
+    return {
+        "refine": [[step, _step_facts(getattr(refine, step))] for step in refine.active],
+        "look": refine.look.model_dump() if refine.is_guided else None,
+    }
 
 
 def digest(facts: dict[str, Any]) -> str:

@@ -11,8 +11,8 @@ from typing import Literal
 
 from rs_pipeline.errors import OutputError
 
-Status = Literal["done", "partial", "outside", "failed"]
-"""`partial`: published, some tiles failed. `outside`: the item has no pixel of the area."""
+Status = Literal["begun", "done", "partial", "outside", "failed"]
+"""`begun`: a process is at it, or died over it. `partial`: published, some tiles failed. `outside`: there is no pixel of the area."""
 _TIMEOUT_S = 60.0
 
 
@@ -37,12 +37,14 @@ class Row:
     settings: str
     status: Status
     attempts: int
-    """Times it was tried, this one included."""
+    """Times it failed, or killed its process, for reasons of its own."""
     finished: str
     """ISO 8601, UTC."""
     seconds: float
     out: str
     """Run folder."""
+    run_key: str | None
+    """Of the run that was published there."""
     product: str | None
     """Id of its item in the catalog of products."""
     error: str | None
@@ -58,7 +60,7 @@ _TABLE = """
 create table if not exists items (
     item text not null, version text not null, settings text not null,
     status text not null, attempts integer not null, finished text not null, seconds real not null,
-    out text not null, product text, error text,
+    out text not null, run_key text, product text, error text,
     primary key (item, version, settings)
 )
 """
@@ -88,6 +90,16 @@ class Ledger:
         with self._open() as connection, connection:
             values = tuple(getattr(row, name) for name in _COLUMNS)
             connection.execute(f"insert or replace into items ({', '.join(_COLUMNS)}) values ({marks})", values)  # noqa: S608 - our own names
+
+    def forget(self, key: Key) -> None:
+        """Take an item out.
+
+        Raises
+        ------
+        OutputError: as `enter`.
+        """
+        with self._open() as connection, connection:
+            connection.execute("delete from items where item = ? and version = ? and settings = ?", (key.item, key.version, key.settings))
 
     def find(self, key: Key) -> Row | None:
         """What became of one item, None where it was never tried.

@@ -67,6 +67,10 @@ class Place(Protocol):
         """Take away a file, a folder with all that is in it, or this place itself."""
         ...
 
+    def remove_empty(self) -> None:
+        """Take away this place if nothing is in it, whatever others put there meanwhile."""
+        ...
+
     def hold(self, *, shared: bool = False) -> AbstractContextManager[None]:
         """Keep others off while the block runs, or those who want it alone; the place is made if need be.
 
@@ -190,6 +194,11 @@ class LocalPlace:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError("a tile store that can be removed", f"{path} ({error})", "Check permissions.") from error
+
+    def remove_empty(self) -> None:
+        """See `Place`."""
+        with suppress(OSError):  # the system looks and removes in one step
+            self.folder.rmdir()
 
     @contextmanager
     def hold(self, *, shared: bool = False) -> Iterator[None]:

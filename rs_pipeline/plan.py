@@ -16,7 +16,7 @@ from rs_pipeline.aoi import Aoi, read_aoi
 from rs_pipeline.catalog import Scene, find_scenes
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.config import RunSettings
-from rs_pipeline.errors import AoiError, CatalogError, RasterError, UsageError
+from rs_pipeline.errors import BlankError, CatalogError, OutsideError, RasterError, UsageError
 from rs_pipeline.extent import LON_LAT, build_grid, choose_crs, choose_gsd
 from rs_pipeline.grid import Grid
 from rs_pipeline.groups import Work, find_work
@@ -152,7 +152,9 @@ def _cut(grid: Grid, aoi: Aoi | None, settings: RunSettings, info: ModelInfo) ->
         raise UsageError(f"a grid of at most {MAX_GRID_PX:.0e} pixels", grown, "Give a coarser --gsd, or a smaller --aoi.")
     area = aoi.in_crs(grid.crs) if aoi is not None else None
     if area is not None and grid.height * grid.width <= _SMALL_GRID_PX and not burn_mask(area, grid).any():
-        raise AoiError("an AOI that holds the centre of a pixel", f"{area.area:.3g} m² at {grid.gsd_m:g} m per pixel", "Draw it larger.")
+        raise OutsideError(
+            "an AOI that holds the centre of a pixel", f"{area.area:.3g} m² at {grid.gsd_m:g} m per pixel", "Draw it larger."
+        )
     return TilePlan(grid, tile_px, overlap_px, area)
 
 
@@ -214,7 +216,7 @@ def _prepare(scenes: Sequence[Scene], settings: RunSettings) -> tuple[tuple[Scen
         prepared.append(SceneJob(scene.id, scene.iso_datetime, info, bands, sample.opaque, stretch, scene.item_href))
     if not prepared:
         came = f"only nodata in {', '.join(s.id for s in scenes)}"
-        raise RasterError("a scene with valid pixels", came, "Check nodata values and masks.")
+        raise BlankError("a scene with valid pixels", came, "Check nodata values and masks.")
     return tuple(prepared), notes
 
 

@@ -6,8 +6,8 @@ import glob
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ from rs_pipeline.locks import hold
 
 MANIFEST = "run.json"
 _PART = re.compile(r"\..+\.part-[a-z0-9_]{8}")
-"""As mkdtemp makes it."""
+"""As `staged` makes it."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -92,9 +92,8 @@ def staged(folder: Path, *, replace: bool) -> Iterator[Path]:
     with _as_output_error(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _tidy(folder)
-        aside = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder.parent))
-        # As any folder made by mkdir: mkdtemp's are for their owner only.
-        aside.chmod(0o777 & ~_umask())
+        aside = folder.parent / f"{_prefix(folder)}{secrets.token_hex(4)}"
+        aside.mkdir()
     try:
         with hold(aside):
             yield aside
@@ -140,12 +139,6 @@ def _as_output_error(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError("a run folder that can be written", f"{folder} ({error})", "Free disk space, or choose another --out.") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Self
 
+from rs_pipeline.errors import StoreError
 from rs_pipeline.groups import Work
 from rs_pipeline.places import Place
 
@@ -74,8 +75,13 @@ def read_records(base: Place) -> list[RunRecord]:
     """
     folder = base.at(_FOLDER)
     texts = [folder.read(name) for name in folder.names() if name.endswith(".json")]
-    facts = [json.loads(text) for text in texts if text is not None]
-    records = [RunRecord(**{**f, "classes": tuple(f["classes"]), "groups": tuple(f["groups"])}) for f in facts]
+    try:
+        facts = [json.loads(text) for text in texts if text is not None]
+        records = [RunRecord(**{**f, "classes": tuple(f["classes"]), "groups": tuple(f["groups"])}) for f in facts]
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(
+            "records of runs", f"{folder.where} ({error})", "Remove the damaged file: it only says who used the tiles."
+        ) from error
     return sorted(records, key=lambda record: (record.started, record.out))
 
 

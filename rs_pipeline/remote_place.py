@@ -147,6 +147,9 @@ class RemotePlace:
         except FileNotFoundError:
             return
 
+    def remove_empty(self) -> None:
+        """See `Place`: what is empty is not there."""
+
     @contextmanager
     def hold(self, *, shared: bool = False) -> Iterator[None]:  # noqa: ARG002 - as `Place` has it
         """Nobody is kept off."""

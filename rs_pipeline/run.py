@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rs_pipeline import manifest
+from rs_pipeline.cog import BlockRaster
 from rs_pipeline.config import RunSettings
 from rs_pipeline.errors import OutputError, StoreError
 from rs_pipeline.groups import find_work, held
@@ -76,52 +77,49 @@ class Execution:
 
     Raises
     ------
-    RsSegError: on entering, where workers, store or folder are not to be had; leaving after an error publishes nothing.
+    RsSegError: whatever keeps a stage from its end; leaving after one publishes nothing.
     """
 
     def __init__(self, plan: RunPlan, reporter: Reporter) -> None:
         self.plan = replace(plan, work=find_work(plan.job))
         self._reporter, self._clock = reporter, _Clock()
-        self._crew, self._ready = ExitStack(), False
-        self._client: Client | None = None
-        self._record = RunRecord.of(self.plan.work, plan.run_key, str(plan.out))
+        self._held, self._folder = ExitStack(), plan.out
+        self._scratch: ExitStack
+        self._record: RunRecord
         self._tiles: Inference
         self._stitched: Stitched
         self._layers: dict[str, LayerSummary]
+        self._finished: set[str] = set()
 
     def __enter__(self) -> Self:
-        plan, work = self.plan, self.plan.work
-        if work.todo is not None and (reused := [name for name, origin in work.origins.items() if origin == "reused"]):
-            self._reporter.note(f"the store has {', '.join(reused)} already: only {', '.join(work.todo.classes.names)} to compute")
-        with ExitStack() as held_here:
-            # Workers first: a scheduler that does not answer must leave nothing behind.
-            held_here.enter_context(self._crew)
-            self._hire()
-            held_here.enter_context(held(work))
-            replaces = plan.existing is not None or plan.settings.overwrite
-            self._folder = held_here.enter_context(staged(plan.out, replace=replaces))
-            self._scratch = held_here.enter_context(ExitStack())
-            self._record.write(plan.job.base)
-            self._held = held_here.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._held.__exit__(kind, error, trace)
 
-    def _hire(self) -> None:
-        self._client, self._ready = self._crew.enter_context(_workers(self.plan)), True
-
     def infer(self) -> None:
         """Compute the tiles that are not in the store yet."""
-        if not self._ready:
-            self._hire()
-        try:
+        # Workers first: a scheduler that does not answer must leave nothing behind.
+        # They go with their tiles: the memory of their models is for what follows.
+        with _workers(self.plan) as client:
+            if self._folder == self.plan.out:
+                self._open()
             with self._clock("infer"):
-                self._tiles = infer_tiles(self.plan, self._client, self._reporter)
-        finally:
-            # The memory of workers and their models is for what follows; who tries again takes new ones.
-            self._ready = False
-            self._crew.close()
+                self._tiles = infer_tiles(self.plan, client, self._reporter)
+
+    def _open(self) -> None:
+        """Hold store and folder, until this context ends."""
+        plan, work = self.plan, self.plan.work
+        if work.todo is not None and (reused := [name for name, origin in work.origins.items() if origin == "reused"]):
+            self._reporter.note(f"the store has {', '.join(reused)} already: only {', '.join(work.todo.classes.names)} to compute")
+        with ExitStack() as opened:
+            opened.enter_context(held(work))
+            replaces = plan.existing is not None or plan.settings.overwrite
+            folder = opened.enter_context(staged(plan.out, replace=replaces))
+            self._scratch = opened.enter_context(ExitStack())
+            self._record = RunRecord.of(work, plan.run_key, str(plan.out))
+            self._record.write(plan.job.base)
+            self._held, self._folder = opened.pop_all(), folder
 
     def stitch(self) -> None:
         """Blend and label the tiles."""
@@ -131,6 +129,7 @@ class Execution:
 
     def vectorize(self) -> None:
         """Trace classes and coverage."""
+        (self._folder / "layers.gpkg").unlink(missing_ok=True)  # of a try before
         with self._clock("vectorize"):
             self._layers = vectorize(self.plan, self._stitched, self._folder, self._reporter)
 
@@ -144,20 +143,28 @@ class Execution:
         plan, stitched = self.plan, self._stitched
         if not self._folder.is_dir():
             raise OutputError("the folder this run was writing", f"nothing at {self._folder}", "Run again: finished tiles are kept.")
+        check_unchanged(plan.job)
         with self._clock("write"):
-            stitched.labels.finish(self._folder / "labels.tif", "mode")
-            stitched.scores.finish(self._folder / "scores.tif", "average")
+            self._finish(stitched.labels, "labels.tif", "mode")
+            self._finish(stitched.scores, "scores.tif", "average")
         self._scratch.close()
-        for raster in (stitched.labels, stitched.scores, stitched.details):
-            raster.path.unlink(missing_ok=True)
         check_unchanged(plan.job)
         outcome = manifest.Outcome(asdict(self._tiles), stitched.pixels, self._layers, self._clock.seconds)
         summary = manifest.describe_run(plan, outcome)
         write_manifest(self._folder, summary)
+        for raster in (stitched.labels, stitched.scores, stitched.details):
+            raster.path.unlink(missing_ok=True)
         self._held.close()
         with suppress(StoreError):  # the run is there, whatever its store thinks of it
             self._record.ended().write(plan.job.base)
         return summary
+
+    def _finish(self, raster: BlockRaster, name: str, overviews: Literal["mode", "average"]) -> None:
+        """Each once: who tries again goes on with the next."""
+        if name not in self._finished:
+            (self._folder / name).unlink(missing_ok=True)
+            raster.finish(self._folder / name, overviews)
+            self._finished.add(name)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -43,7 +45,7 @@ def is_url(href: str) -> bool:
     return href.startswith(("http://", "https://"))
 
 
-def find_items(source: str, query: Query) -> Iterator[pystac.Item]:
+def find_items(source: str, query: Query) -> Iterator[pystac.Item | DamagedItem]:
     """The items of a STAC catalog, collection, item or API that a query takes.
 
     Parameters
@@ -52,12 +54,12 @@ def find_items(source: str, query: Query) -> Iterator[pystac.Item]:
 
     Raises
     ------
-    CatalogError: it does not answer, is not STAC, or has a link that leads nowhere.
+    CatalogError: it does not answer, is not STAC, or has a link to another catalog that leads nowhere.
     """
     reader = _Reader(source)
     content = reader.content(source)
     found = _search(source, content, reader, query) if is_url(source) and _is_api(content) else _walk(source, content, reader, query)
-    return (item for item in found if isinstance(item, pystac.Item) and _takes(query, item))
+    return (item for item in found if isinstance(item, DamagedItem) or (isinstance(item, pystac.Item) and _takes(query, item)))
 
 
 def read_stac(source: str) -> Iterator[pystac.STACObject]:
@@ -68,7 +70,10 @@ def read_stac(source: str) -> Iterator[pystac.STACObject]:
     CatalogError: as `find_items`.
     """
     reader = _Reader(source)
-    return _walk(source, reader.content(source), reader, None)
+    for stac in _walk(source, reader.content(source), reader, None):
+        if isinstance(stac, DamagedItem):
+            raise stac.error
+        yield stac
 
 
 def read_items(source: str) -> list[pystac.Item]:
@@ -110,6 +115,21 @@ class _Reader(DefaultStacIO):
             return content
 
 
+class _DamagedError(CatalogError):
+    """A file that is not what it should be; of a server that does not answer, none is known to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedItem:
+    """An item of a static catalog that is missing or no STAC."""
+
+    id: str
+    """As far as its address says."""
+    collection: str | None
+    href: str
+    error: CatalogError
+
+
 @contextmanager
 def _as_catalog_error(href: str) -> Iterator[None]:
     try:
@@ -119,7 +139,7 @@ def _as_catalog_error(href: str) -> Iterator[None]:
         came = f"{href} ({f'HTTP {status}: ' if status else ''}{_line(error)})"
         raise CatalogError("a STAC catalog or API that answers", came, "Check the address, and try again later.") from error
     except (*STAC_ERRORS, OSError, NotImplementedError) as error:
-        raise CatalogError("a STAC catalog, collection or item", f"{href} ({_line(error)})", "Check it.") from error
+        raise _DamagedError("a STAC catalog, collection or item", f"{href} ({_line(error)})", "Check it.") from error
 
 
 def _line(error: Exception) -> str:
@@ -127,13 +147,22 @@ def _line(error: Exception) -> str:
     return line if len(line) <= _MESSAGE else f"{line[:_MESSAGE]}…"
 
 
-def _walk(href: str, content: dict[str, Any], reader: _Reader, query: Query | None) -> Iterator[pystac.STACObject]:
+def _walk(href: str, content: dict[str, Any], reader: _Reader, query: Query | None) -> Iterator[pystac.STACObject | DamagedItem]:
     """What is under an address, depth first; with a query, without the branches that can hold nothing of it."""
-    todo: list[tuple[str, dict[str, Any] | None]] = [(href, content)]
+    todo: list[tuple[str, pystac.STACObject | None]] = [(href, None)]
+    """Addresses, and of items where their links were found."""
     seen = {href}
     while todo:
-        href, known = todo.pop()
-        stac = _stac_of(href, known or reader.content(href), reader)
+        href, parent = todo.pop()
+        try:
+            stac = _stac_of(href, content if len(seen) == 1 else reader.content(href), reader)
+        except _DamagedError as error:
+            if parent is None:
+                raise
+            yield DamagedItem(
+                PurePosixPath(urlsplit(href).path).stem, parent.id if isinstance(parent, pystac.Collection) else None, href, error
+            )
+            continue
         if isinstance(stac, pystac.Collection) and query is not None and not _may_hold(query, stac):
             continue
         yield stac
@@ -142,7 +171,7 @@ def _walk(href: str, content: dict[str, Any], reader: _Reader, query: Query | No
             target = link.get_absolute_href()
             if target is not None and target not in seen:
                 seen.add(target)
-                todo.append((target, None))
+                todo.append((target, stac if link.rel == "item" else None))
 
 
 def _stac_of(href: str, content: dict[str, Any], reader: _Reader) -> pystac.STACObject:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -121,9 +123,48 @@ def test_another_area_under_the_same_name_brings_items_up_again(archive, tmp_pat
     assert len(find_agenda(open_archive(archive)).todo) == 3
 
 
-def test_a_run_folder_that_was_removed_is_made_again(archive, tmp_path):
-    import shutil
+def test_what_was_replaced_meanwhile_is_not_taken_for_done(archive, make_scene, tmp_path):
+    work(archive)
+    work(archive | {"run": archive["run"] | {"classes": ["road"]}})
+    assert len(find_agenda(open_archive(archive)).todo) == 3
+    work(archive)
+    before = (tmp_path / "images" / "s_20240101.tif").read_bytes()
+    for content in (None, before):
+        make_scene("images/s_20240101.tif", random_pixels(seed=5), nodata=0)
+        if content is not None:
+            (tmp_path / "images" / "s_20240101.tif").write_bytes(content)
+        add_scenes(tmp_path / "cat" / "catalog.json", [str(tmp_path / "images")], None)
+        assert statuses(work(archive)) == {"scenes/s_20240101": "done"}
 
+
+def test_files_that_refinements_name_count_by_what_is_in_them(archive, tmp_path):
+    gate = tmp_path / "gate.safetensors"
+    archive["run"]["refine"] = {"steps": ["query_gate"], "query_gate": {"by": "mlp", "weights": str(gate)}}
+    keys = []
+    for content in (b"one", b"two"):
+        gate.write_bytes(content)
+        keys.append(open_archive(archive).key)
+    assert keys[0] != keys[1]
+
+
+def test_an_area_that_cannot_be_read_settles_nothing(archive, tmp_path):
+    area = tmp_path / "aoi.geojson"
+    west, south = 9.0, 47.8
+    ring = [[west - 1, south - 1], [west + 1, south - 1], [west + 1, south + 1], [west - 1, south + 1], [west - 1, south - 1]]
+    area.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    archive["run"]["aoi"] = str(area)
+    archive["attempts"] = 1
+    opened = open_archive(archive)
+    todo, text = find_agenda(opened).todo, area.read_text()
+    assert len(todo) == 3
+    area.unlink()
+    outcomes = [do_item(opened, entry, lambda settings: execute(plan_run(settings), Silent()), Silent()) for entry in todo]
+    assert {outcome.status for outcome in outcomes} == {"failed"}
+    area.write_text(text)
+    assert work(archive)["status"] == "complete"
+
+
+def test_a_run_folder_that_was_removed_is_made_again(archive, tmp_path):
     work(archive)
     shutil.rmtree(tmp_path / "runs" / "scenes" / "s_20240101")
     assert statuses(work(archive)) == {"scenes/s_20240101": "done"}
@@ -132,7 +173,7 @@ def test_a_run_folder_that_was_removed_is_made_again(archive, tmp_path):
 def test_without_its_table_an_archive_finds_what_is_there_and_computes_nothing(archive, tmp_path):
     work(archive)
     before = tiles_computed(tmp_path)
-    (tmp_path / "runs" / "archive.sqlite").unlink()
+    (tmp_path / "runs" / ".archive" / "items.sqlite").unlink()
     assert statuses(work(archive)) == {f"scenes/s_{date}": "done" for date in ("20240101", "20240201", "20240301")}
     assert tiles_computed(tmp_path) == before
 
@@ -155,6 +196,85 @@ def test_an_item_that_fails_does_not_stop_the_others_and_is_given_up_in_the_end(
     os.utime(broken, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert statuses(work(archive, retry=True)) == {"scenes/s_20240201": "done"}
     assert work(archive)["status"] == "complete"
+
+
+def test_an_item_that_kills_its_process_is_given_up_and_the_others_are_done(archive, make_scene, tmp_path):
+    pixels = random_pixels(seed=1)
+    pixels[0, 70:80, 70:80] = 255
+    make_scene("images/s_20240101.tif", pixels, nodata=0)
+    for date in ("20240201", "20240301"):
+        calm = random_pixels(seed=3)
+        calm[0] = 90
+        make_scene(f"images/s_{date}.tif", calm, nodata=0)
+    add_scenes(tmp_path / "cat" / "catalog.json", [str(tmp_path / "images")], None)
+    archive["run"] |= {"model": "fake_segmenter:killing", "radiometry": {"low_percent": 0.0, "high_percent": 99.9}, "bands": [1, 1, 1]}
+    archive["attempts"] = 2
+    (tmp_path / "archive.yaml").write_text(json.dumps(archive))
+    command = [sys.executable, "-m", "rs_pipeline", "archive", "run", str(tmp_path / "archive.yaml"), "--json"]
+    codes = [subprocess.run(command, check=False, capture_output=True).returncode for _ in range(3)]
+    assert codes == [-9, -9, 3]
+    agenda = find_agenda(open_archive(archive))
+    assert [row.item for row in agenda.given_up] == ["scenes/s_20240101"]
+    assert agenda.given_up[0].error == "a process died over it"
+    assert len(agenda.done) == 2
+
+
+def test_what_is_not_an_item_s_fault_is_not_held_against_it(archive, tmp_path):
+    archive["attempts"] = 1
+    away = archive | {"run": archive["run"] | {"workers": {"cluster": "tcp://127.0.0.1:9", "connect_timeout_s": 0.5}}}
+    for _ in range(2):
+        found = work(away)
+        assert set(statuses(found).values()) == {"failed"}
+        assert not found["given_up"]
+    products = tmp_path / "products" / "catalog.json"
+    products.parent.mkdir()
+    products.write_text("{")
+    archive["products"] = str(products)
+    for _ in range(2):
+        found = work(archive)
+        assert found["status"] == "failed"
+        assert "published, but not in the catalog of products" in found["items"][0]["error"]
+    computed = tiles_computed(tmp_path)
+    products.unlink()
+    assert work(archive)["status"] == "complete"
+    assert tiles_computed(tmp_path) == computed
+
+
+def test_removing_run_folders_does_not_use_up_attempts(archive, tmp_path):
+    archive["attempts"] = 1
+    for _ in range(3):
+        assert work(archive)["status"] == "complete"
+        shutil.rmtree(tmp_path / "runs" / "scenes" / "s_20240101")
+
+
+def test_an_item_that_is_no_stac_is_one_failure(archive, tmp_path):
+    (tmp_path / "cat" / "scenes" / "s_20240201" / "s_20240201.json").write_text("{")
+    found = work(archive)
+    assert statuses(found) == {"scenes/s_20240101": "done", "scenes/s_20240201": "failed", "scenes/s_20240301": "done"}
+
+
+def test_a_table_that_cannot_be_written_is_a_failure_of_each_item(archive, monkeypatch):
+    from rs_pipeline.errors import OutputError
+    from rs_pipeline.ledger import Ledger
+
+    def full(ledger, row):
+        raise OutputError("room", "none", "Free some.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "enter", full)
+        assert set(statuses(work(archive)).values()) == {"failed"}
+    assert work(archive)["status"] == "complete"
+
+
+def test_images_of_the_second_of_two_items_of_one_name_go_nowhere(archive, make_scene, tmp_path):
+    make_scene("others/s_20240101.tif", random_pixels(seed=6), nodata=0)
+    add_scenes(tmp_path / "cat2" / "catalog.json", [str(tmp_path / "others")], None)
+    archive["run"]["source"] += [str(tmp_path / "cat2" / "catalog.json")]
+    found = work(archive)
+    assert sorted((item["item"], item["status"]) for item in found["items"]) == [
+        ("scenes/s_20240101", "done"), ("scenes/s_20240101", "failed"), ("scenes/s_20240201", "done"), ("scenes/s_20240301", "done"),
+    ]  # fmt: skip
+    assert "unique in a collection" in next(item["error"] for item in found["items"] if item["error"])
 
 
 def test_an_item_whose_image_is_gone_is_one_failure(archive, tmp_path):
@@ -327,10 +447,23 @@ def test_the_command_line_runs_and_tells(archive, tmp_path):
     ("collection", "item", "name"),
     [
         ("scenes", "a b", "scenes/a b"),
-        (None, "S2A/10/U", "S2A%2F10%2FU"),
+        ("x", "S2A/10/U", "x/S2A%2F10%2FU"),
         ("..", "..", "%2E./%2E."),
         ("x", "100%", "x/100%25"),
+        ("x", "a" * 300, "x/" + "a" * 30 + "-98b1dd6e8d1a9c3a"),
     ],
 )
 def test_whatever_an_item_is_called_its_folder_is_below_the_archive_s(collection, item, name):
-    assert name_of(SimpleNamespace(collection=collection, id=item)) == name
+    found = name_of(SimpleNamespace(collection=collection, id=item))
+    assert re.sub("-[0-9a-f]{16}$", "", found) == re.sub("-[0-9a-f]{16}$", "", name)
+
+
+def test_images_by_themselves_keep_their_folders_whatever_else_is_there(archive, make_scene, tmp_path):
+    archive["run"]["source"] = [str(tmp_path / "plain")]
+    make_scene("plain/2024-01/ortho.tif", random_pixels(seed=1))
+    [first] = work(archive)["items"]
+    make_scene("plain/2024-02/ortho.tif", random_pixels(seed=2))
+    [second] = work(archive)["items"]
+    assert Path(first["item"]).name.startswith("ortho-")
+    assert first["item"] != second["item"]
+    assert work(archive)["already_done"] == 2

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import random_pixels
 from prefect_server import PREFECT, prefect_server, worker
-from run_folder import labels_of
+from run_folder import everything, labels_of
 
 from rs_pipeline.catalog_write import add_scenes
 from rs_pipeline.errors import ClusterError, UsageError
@@ -134,6 +134,53 @@ def test_a_stage_that_raises_is_tried_again_and_goes_on_where_it_was(client, mak
     assert labels_of(summary["out"]).shape == (150, 170)
 
 
+@pytest.mark.parametrize("stage", ["stitch", "vectorize", "write_manifest", "check_unchanged"])
+def test_each_stage_can_be_called_again_after_it_was_done(make_scene, settings_for, stage, monkeypatch, tmp_path):
+    from rs_pipeline import run as pipeline
+    from rs_pipeline.errors import OutputError
+    from rs_pipeline.plan import plan_run
+    from rs_pipeline.reporting import Silent
+
+    scene = make_scene()
+    plain = run(settings_for(scene, out=str(tmp_path / "outputs" / "plain")))
+    real, tries = getattr(pipeline, stage), []
+
+    def shaky(*args, **kwargs):
+        found = real(*args, **kwargs)
+        tries.append(1)
+        if len(tries) == 1:
+            raise OutputError("room", "none for a moment", "Free some.")
+        return found
+
+    monkeypatch.setattr(pipeline, stage, shaky)
+
+    def twice(name, do):
+        try:
+            return do()
+        except OutputError:
+            return do()
+
+    summary = pipeline.execute(plan_run(settings_for(scene)), Silent(), twice)
+    assert len(tries) > 1
+    assert everything(summary["out"]) == everything(plain["out"])
+
+
+def test_a_server_that_goes_away_is_not_the_run_s_trouble(client, make_scene, settings_for, monkeypatch):
+    from rs_flows import artifacts, reporting
+    from rs_flows.segment_aoi import segment_aoi
+
+    def refuse(*args, **kwargs):
+        raise ConnectionError("gone")
+
+    for module, name in ((reporting, "create_progress_artifact"), (artifacts, "create_table_artifact")):
+        monkeypatch.setattr(module, name, refuse)
+    settings = settings_for(make_scene()).model_dump(mode="json")
+    assert segment_aoi(settings, None, "unseen")["status"] == "complete"
+    [flow_run] = runs_of(client, "segment-aoi", "unseen")
+    said = eventually(lambda: [text for text in logs_of(client, flow_run) if "does not take what there is to show" in text])
+    assert len(said) == 2
+
+
 def test_what_no_other_try_would_mend_is_not_tried_again(server, make_scene, settings_for, monkeypatch):
     from rs_flows import segment_aoi as module
     from rs_flows.commands import run_aoi
@@ -187,6 +234,42 @@ def test_an_archive_as_a_flow_run_goes_on_past_a_failure_and_says_so(client, arc
     again = run_archive(load_archive(archive), retry=False)
     assert [item["item"] for item in again["items"]] == ["scenes/s_20240201"]
     assert again["already_done"] == 2
+
+
+def test_ids_with_braces_and_a_crash_of_one_item_do_not_stop_an_archive(server, make_scene, archive, tmp_path, monkeypatch):
+    from rs_flows import segment_archive as module
+    from rs_flows.commands import run_archive
+
+    from rs_pipeline.archive_config import load_archive
+
+    make_scene("images/a{b}.tif", random_pixels(seed=5), nodata=0)
+    add_scenes(tmp_path / "cat" / "catalog.json", [str(tmp_path / "images")], None)
+    do_item = module.do_item
+
+    def shaky(archive, entry, *args):
+        if entry.id == "s_20240101":
+            raise RuntimeError("out of memory")
+        return do_item(archive, entry, *args)
+
+    monkeypatch.setattr(module, "do_item", shaky)
+    found = run_archive(load_archive(archive), retry=False)
+    assert {item["item"]: item["status"] for item in found["items"]} == {
+        "scenes/a{b}": "done", "scenes/s_20240101": "failed", "scenes/s_20240201": "done", "scenes/s_20240301": "done",
+    }  # fmt: skip
+    assert "RuntimeError: out of memory" in {item["error"] for item in found["items"]}
+
+
+def test_an_item_that_takes_too_long_is_one_failure(server, archive):
+    from rs_flows.commands import run_archive
+
+    from rs_pipeline.archive_config import load_archive
+
+    archive["run"] |= {"model": "fake_segmenter:slow", "datetime": "2024-02-01"}
+    archive["stages"] |= {"infer": {"retries": 0, "timeout_s": 0.6}}
+    began = time.monotonic()
+    [item] = run_archive(load_archive(archive), retry=False)["items"]
+    assert (item["status"], "Timeout" in item["error"]) == ("failed", True)
+    assert time.monotonic() - began < 0.2 * 12 + 3
 
 
 def test_a_deployment_runs_on_a_worker_to_its_end_and_on_its_schedule(server, client, archive, tmp_path):

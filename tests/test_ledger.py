@@ -9,7 +9,7 @@ import pytest
 from rs_pipeline.errors import OutputError
 from rs_pipeline.ledger import Key, Ledger, Row
 
-ROW = Row("scenes/a", "v1", "s1", "done", 1, "2026-01-01T00:00:00+00:00", 2.5, "/out/a", "a", None)
+ROW = Row("scenes/a", "v1", "s1", "done", 1, "2026-01-01T00:00:00+00:00", 2.5, "/out/a", "k1", "a", None)
 
 
 @pytest.fixture
@@ -35,10 +35,18 @@ def test_an_item_tried_again_is_entered_anew(ledger):
     assert list(ledger.rows().values()) == [replace(ROW, attempts=2)]
 
 
+def test_an_item_can_be_taken_out(ledger):
+    other = replace(ROW, version="v2")
+    ledger.enter(ROW)
+    ledger.enter(other)
+    ledger.forget(ROW.key)
+    assert list(ledger.rows().values()) == [other]
+
+
 def test_several_processes_enter_at_once(ledger):
     code = (
         "import sys; from pathlib import Path; from rs_pipeline.ledger import Ledger, Row\n"
-        "for k in range(40): Ledger(Path(sys.argv[1])).enter(Row(f'{sys.argv[2]}{k}', 'v', 's', 'done', 1, '', 0.0, '', None, None))"
+        "for k in range(40): Ledger(Path(sys.argv[1])).enter(Row(f'{sys.argv[2]}{k}', 'v', 's', 'done', 1, '', 0.0, '', None, None, None))"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(ledger.path), name]) for name in "abc"]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]

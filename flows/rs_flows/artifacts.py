@@ -9,13 +9,13 @@ from typing import Any
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
-from rs_pipeline.errors import RsSegError
+from rs_flows.reporting import unless_in_vain
 from rs_pipeline.plan import RunPlan
 from rs_pipeline.quicklook import quick_look
 
 
 def publish_run(plan: RunPlan, summary: dict[str, Any]) -> None:
-    """Layers as a table, the run in words with a quick look, and a link to its folder."""
+    """Layers as a table, the run in words with a quick look, and a link to its folder; for want of a server, nothing."""
     layers = [
         {
             "layer": row["name"],
@@ -25,19 +25,25 @@ def publish_run(plan: RunPlan, summary: dict[str, Any]) -> None:
         }
         for row in summary["classes"]
     ]
-    create_table_artifact(layers, description=f"Layers of {summary['out']}")
-    create_markdown_artifact(_in_words(plan, summary), description="The run, with a quick look")
-    create_link_artifact(Path(summary["out"]).as_uri(), link_text=summary["out"], description="Run folder")
+
+    def show() -> None:
+        create_table_artifact(layers, description=f"Layers of {summary['out']}")
+        create_markdown_artifact(_in_words(plan, summary), description="The run, with a quick look")
+        create_link_artifact(Path(summary["out"]).as_uri(), link_text=summary["out"], description="Run folder")
+
+    unless_in_vain(show)
 
 
 def publish_archive(found: dict[str, Any]) -> None:
-    """The items of a run over an archive, those that failed first, as a table."""
+    """The items of a run over an archive, those that failed first, as a table; for want of a server, nothing."""
+    names = dict.fromkeys(layer["name"] for item in found["items"] for layer in item["classes"])
     rows = [
         {
             "item": item["item"],
             "status": item["status"],
             "seconds": item["seconds"],
-            **{layer["name"]: f"{layer['area_m2'] / 1e4:.1f} ha" for layer in item.get("classes", ())},
+            **dict.fromkeys((f"{name} (ha)" for name in names), ""),
+            **{f"{layer['name']} (ha)": round(layer["area_m2"] / 1e4, 1) for layer in item.get("classes", ())},
             "error": item["error"] or "",
             "folder": item["out"],
         }
@@ -45,7 +51,7 @@ def publish_archive(found: dict[str, Any]) -> None:
     ]
     rows.sort(key=lambda row: (row["status"] in {"done", "outside"}, row["item"]))
     what = f"{len(rows)} of {found['found']} items, {found['already_done']} were done before: {found['status']}"
-    create_table_artifact(rows or [{"item": "nothing new"}], description=what)
+    unless_in_vain(lambda: create_table_artifact(rows or [{"item": "nothing new"}], description=what))
 
 
 def _in_words(plan: RunPlan, summary: dict[str, Any]) -> str:
@@ -74,7 +80,7 @@ def _picture(plan: RunPlan) -> str:
     """The run is there: a picture that cannot be drawn is no reason to call it failed."""
     try:
         picture = quick_look(plan)
-    except RsSegError as error:
+    except Exception as error:  # noqa: BLE001 - see above
         get_run_logger().warning("no quick look: %s", error)
         return ""
     return f"![The scene and its layers](data:image/jpeg;base64,{base64.b64encode(picture).decode()})"

@@ -117,6 +117,9 @@ def _reach_server() -> None:
 def _result(state: State[Any]) -> dict[str, Any]:
     """What a flow run ended with, whatever its state is called."""
     found: dict[str, Any] | BaseException = state.result(raise_on_failure=False)
+    if isinstance(found, PrefectException | HTTPError | TimeoutError):
+        came = f"{type(found).__name__}: {' '.join(str(found).split())}"
+        raise ClusterError("a flow run that ends", came, "Run again: finished tiles are kept.") from found
     if isinstance(found, BaseException):
         raise found
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from logging import Logger, LoggerAdapter
@@ -23,26 +23,37 @@ class FlowReporter:
 
     def __init__(self) -> None:
         self._artifact: UUID | None = None
-        self._done, self._total, self._due = 0, 0, 0.0
+        self._done, self._total, self._due, self._is_mute = 0, 0, 0.0, False
 
     def stage(self, name: str, total: int) -> None:
         """A progress bar of its own."""
         self._done, self._total, self._due = 0, total, time.monotonic() + _EVERY_S
-        artifact = create_progress_artifact(progress=0.0, description=name)
+        artifact = None if self._is_mute else unless_in_vain(lambda: create_progress_artifact(progress=0.0, description=name))
         self._artifact = artifact if isinstance(artifact, UUID) else None
+        self._is_mute = self._artifact is None
 
     def advance(self, steps: int) -> None:
         """Move it, now and then."""
         self._done += steps
-        is_over = self._done >= self._total
-        if self._artifact is not None and (is_over or time.monotonic() >= self._due):
-            update_progress_artifact(self._artifact, progress=100.0 * self._done / max(1, self._total))
-            self._due = time.monotonic() + _EVERY_S
-            self._artifact = None if is_over else self._artifact
+        artifact, is_over = self._artifact, self._done >= self._total
+        if artifact is not None and (is_over or time.monotonic() >= self._due):
+            progress = 100.0 * self._done / max(1, self._total)
+            moved = unless_in_vain(lambda: update_progress_artifact(artifact, progress=progress))
+            self._due, self._is_mute = time.monotonic() + _EVERY_S, moved is None
+            self._artifact = None if is_over or self._is_mute else artifact
 
     def note(self, text: str) -> None:
         """A line of the log."""
         get_run_logger().info(text)
+
+
+def unless_in_vain(show: Callable[[], Any]) -> Any:
+    """What a call to the server gives; None where it fails: a run is not lost for want of somebody to show it to."""
+    try:
+        return show()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is not the run's
+        get_run_logger().warning("the server does not take what there is to show: %s", error)
+        return None
 
 
 @contextmanager

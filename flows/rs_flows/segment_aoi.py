@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from prefect import flow
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from rs_flows.artifacts import publish_run
@@ -17,7 +18,11 @@ from rs_pipeline.plan import plan_run
 from rs_pipeline.run import execute
 
 
-@flow(name="segment-aoi", flow_run_name="{name}", persist_result=False)
+def _name() -> str:
+    return str(flow_run.parameters["name"])
+
+
+@flow(name="segment-aoi", flow_run_name=_name, persist_result=False)
 def segment_aoi(settings: dict[str, Any], stages: dict[str, Any] | None = None, name: str = "segment") -> Any:  # noqa: ARG001 - the run is called so
     """Area of interest and class names in, georeferenced class layers out.
 

@@ -6,9 +6,11 @@ from collections import deque
 from functools import partial
 from typing import Any
 
-from prefect import flow, task
+from httpx import HTTPError
+from prefect import Task, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from rs_flows.artifacts import publish_archive
@@ -18,9 +20,14 @@ from rs_flows.stages import as_tasks
 from rs_pipeline.archive import Agenda, Archive, Outcome, describe, do_item, find_agenda, name_of, open_archive
 from rs_pipeline.catalog import Entry
 from rs_pipeline.config import RunSettings
+from rs_pipeline.errors import ClusterError
 
 
-@flow(name="segment-archive", flow_run_name="{archive[name]}", persist_result=False)
+def _name() -> str:
+    return str(flow_run.parameters["archive"].get("name", "archive"))
+
+
+@flow(name="segment-archive", flow_run_name=_name, persist_result=False)
 def segment_archive(archive: dict[str, Any], retry: bool = False) -> Any:
     """Make a run of each item that is new, changed, or failed before; a flow run `segment-aoi` for each.
 
@@ -48,15 +55,29 @@ def segment_archive(archive: dict[str, Any], retry: bool = False) -> Any:
 
 def _all(archive: Archive, agenda: Agenda) -> list[Outcome]:
     """The items' outcomes as they end, so many at a time as the archive says."""
-    waiting, running, outcomes = deque(agenda.todo), set[PrefectFuture[Any]](), []
+    if archive.settings.concurrency == 1:  # in this thread, which alone hears of time limits and of being told to stop
+        states = ((entry, _task_of(entry)(archive, entry, return_state=True)) for entry in agenda.todo)
+        return [_outcome(archive, entry, state.result(raise_on_failure=False)) for entry, state in states]
+    waiting, running, outcomes = deque(agenda.todo), dict[PrefectFuture[Any], Entry](), []
     while waiting or running:
         while waiting and len(running) < archive.settings.concurrency:
             entry = waiting.popleft()
-            running.add(_item.with_options(task_run_name=name_of(entry)).submit(archive, entry))
+            running[_task_of(entry).submit(archive, entry)] = entry
         ended = next(as_completed(list(running)))
-        running.remove(ended)
-        outcomes.append(ended.result(raise_on_failure=False))
+        outcomes.append(_outcome(archive, running.pop(ended), ended.result(raise_on_failure=False)))
     return outcomes
+
+
+def _task_of(entry: Entry) -> Task[[Archive, Entry], Any]:
+    # A task run's name is a template.
+    return _item.with_options(task_run_name=name_of(entry).replace("{", "{{").replace("}", "}}"))
+
+
+def _outcome(archive: Archive, entry: Entry, found: Any) -> Outcome:
+    """What an item's task gave: an outcome, or what it died of."""
+    if isinstance(found, Outcome):
+        return found
+    return Outcome(name_of(entry), "failed", str(archive.folder_of(entry)), error=f"{type(found).__name__}: {found}")
 
 
 @task(name="item", cache_policy=NO_CACHE, persist_result=False)
@@ -64,7 +85,10 @@ def _item(archive: Archive, entry: Entry) -> Any:
     stages, name = archive.settings.stages.model_dump(), name_of(entry)
 
     def do(settings: RunSettings) -> dict[str, Any]:
-        summary: Any = segment_aoi(settings.model_dump(mode="json"), stages, name)
+        try:
+            summary: Any = segment_aoi(settings.model_dump(mode="json"), stages, name)
+        except HTTPError as error:
+            raise ClusterError("a Prefect server that answers", " ".join(str(error).split()), "Start it, and run again.") from error
         return dict(summary)
 
     outcome = do_item(archive, entry, do, FlowReporter())

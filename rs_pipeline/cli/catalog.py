@@ -109,10 +109,12 @@ def _list_scenes(catalog: str, query: Query) -> _Listing:
 
 
 def _list_products(catalog: str, query: Query) -> _Listing:
-    from rs_pipeline.stac_sources import date_of_item, find_items
+    from rs_pipeline.stac_sources import DamagedItem, date_of_item, find_items
 
     facts, rows = [], []
     for item in find_items(catalog, query):
+        if isinstance(item, DamagedItem):
+            raise item.error
         taken, classes = date_of_item(item), [*item.properties.get("rs_seg:prompts", {})]
         date = taken.isoformat().replace("+00:00", "Z") if taken else None
         finished = item.properties.get("processing:datetime")
