@@ -8,7 +8,10 @@ import pytest
 import rasterio
 from affine import Affine
 from hypothesis import settings
+from web_server import serving
 
+from rs_pipeline import fingerprints
+from rs_pipeline.catalog_write import add_scenes
 from rs_pipeline.config import load_settings
 
 TESTS = Path(__file__).parent
@@ -69,3 +72,24 @@ def settings_for(tmp_path):
         return load_settings(None, base | flags, sets)
 
     return make
+
+
+@pytest.fixture
+def dated_archive(make_scene, tmp_path):
+    """Settings of an archive of three dated scenes in a catalog; its products go there too."""
+    for k, date in enumerate(("20240101", "20240201", "20240301")):
+        make_scene(f"images/s_{date}.tif", random_pixels(seed=k), nodata=0)
+    catalog = str(tmp_path / "cat" / "catalog.json")
+    add_scenes(tmp_path / "cat" / "catalog.json", [str(tmp_path / "images")], None)
+    run = {"source": [catalog], "classes": ["road", "water"], "model": "fake_segmenter:pointwise", "outputs": str(tmp_path / "runs")}
+    return {"name": "test-archive", "run": run | {"workers": {"cluster": "in-process"}}, "products": catalog}
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A web server of the folder `web`, below the test's."""
+    monkeypatch.setattr(fingerprints, "_asked", {})
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    (tmp_path / "web").mkdir()
+    with serving(tmp_path / "web") as server:
+        yield server

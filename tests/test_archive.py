@@ -27,23 +27,11 @@ from rs_pipeline.run import execute, run
 
 
 @pytest.fixture
-def archive(make_scene, tmp_path, monkeypatch):
-    """Three dated scenes in a catalog; gives the archive's settings."""
+def archive(dated_archive, tmp_path, monkeypatch):
+    """Its runs write down the tiles that they compute."""
     monkeypatch.setenv("RS_SEG_TEST_LOG", str(tmp_path / "tiles.log"))
-    for k, date in enumerate(("20240101", "20240201", "20240301")):
-        make_scene(f"images/s_{date}.tif", random_pixels(seed=k), nodata=0)
-    add_scenes(tmp_path / "cat" / "catalog.json", [str(tmp_path / "images")], None)
-    return {
-        "name": "test-archive",
-        "run": {
-            "source": [str(tmp_path / "cat" / "catalog.json")],
-            "classes": ["road", "water"],
-            "model": "fake_segmenter:counting",
-            "outputs": str(tmp_path / "runs"),
-            "workers": {"cluster": "in-process"},
-        },
-        "products": str(tmp_path / "cat" / "catalog.json"),
-    }
+    dated_archive["run"]["model"] = "fake_segmenter:counting"
+    return dated_archive
 
 
 def work(archive, **flags):

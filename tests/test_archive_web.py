@@ -6,9 +6,7 @@ import pystac
 import pytest
 from conftest import random_pixels
 from stac_api import serving_api
-from web_server import serving
 
-from rs_pipeline import fingerprints
 from rs_pipeline.archive import open_archive, run_archive
 from rs_pipeline.catalog_write import add_scenes
 from rs_pipeline.errors import CatalogError
@@ -18,16 +16,12 @@ from rs_pipeline.run import execute
 
 
 @pytest.fixture
-def server(make_scene, tmp_path, monkeypatch):
+def server(server, make_scene, tmp_path):
     """A web server of three dated images and their catalog."""
-    monkeypatch.setattr(fingerprints, "_asked", {})
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    (tmp_path / "web").mkdir()
     for k, date in enumerate(("20240101", "20240201", "20240301")):
         make_scene(f"web/images/s_{date}.tif", random_pixels(seed=k))
     add_scenes(tmp_path / "web" / "catalog.json", [str(tmp_path / "web" / "images")])
-    with serving(tmp_path / "web") as server:
-        yield server
+    return server
 
 
 def archive_of(source, tmp_path, **run):

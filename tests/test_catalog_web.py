@@ -11,9 +11,8 @@ from conftest import random_pixels
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 from run_folder import labels_of
-from web_server import serving
 
-from rs_pipeline import fingerprints, stac_sources
+from rs_pipeline import stac_sources
 from rs_pipeline.catalog import find_entries, find_scenes
 from rs_pipeline.catalog_check import validate_catalog
 from rs_pipeline.catalog_write import add_scenes
@@ -21,15 +20,6 @@ from rs_pipeline.errors import CatalogError, RasterError
 from rs_pipeline.query import Query, parse_interval
 from rs_pipeline.raster import describe
 from rs_pipeline.run import run
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    monkeypatch.setattr(fingerprints, "_asked", {})
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    (tmp_path / "web").mkdir()
-    with serving(tmp_path / "web") as server:
-        yield server
 
 
 @pytest.fixture

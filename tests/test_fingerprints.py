@@ -6,24 +6,13 @@ import socket
 from pathlib import Path
 
 import pytest
-from web_server import serving
 
-from rs_pipeline import fingerprints
 from rs_pipeline.catalog_write import add_scenes
 from rs_pipeline.errors import RasterError
 from rs_pipeline.fingerprints import fingerprint, has_changed
 from rs_pipeline.inference import check_unchanged
 from rs_pipeline.plan import plan_run
 from rs_pipeline.run import run
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    monkeypatch.setattr(fingerprints, "_asked", {})
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    (tmp_path / "web").mkdir()
-    with serving(tmp_path / "web") as server:
-        yield server
 
 
 @pytest.fixture

@@ -45,22 +45,10 @@ def client(server):
 
 
 @pytest.fixture
-def archive(make_scene, tmp_path):
-    for k, date in enumerate(("20240101", "20240201", "20240301")):
-        make_scene(f"images/s_{date}.tif", random_pixels(seed=k), nodata=0)
-    add_scenes(tmp_path / "cat" / "catalog.json", [str(tmp_path / "images")], None)
-    return {
-        "name": "flow-archive",
-        "run": {
-            "source": [str(tmp_path / "cat" / "catalog.json")],
-            "classes": ["road", "water"],
-            "model": "fake_segmenter:pointwise",
-            "outputs": str(tmp_path / "runs"),
-            "workers": {"cluster": "in-process"},
-        },
-        "products": str(tmp_path / "cat" / "catalog.json"),
-        "stages": {name: {"backoff_s": 0.1} for name in ("plan", "infer", "stitch", "vectorize", "publish")},
-    }
+def archive(dated_archive):
+    """Its stages are tried again at once."""
+    stages = {name: {"backoff_s": 0.1} for name in ("plan", "infer", "stitch", "vectorize", "publish")}
+    return dated_archive | {"name": "flow-archive", "stages": stages}
 
 
 def runs_of(client, flow, name):
