@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rs_pipeline.errors import ConfigError
 from rs_pipeline.options import Count, ModelOptions, Positive, RefineSettings, ScoringSettings, Section, Step
 from rs_pipeline.segmenter import model_kind
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+FormatName = Literal["flatgeobuf", "geoparquet", "geojson", "pmtiles"]
+"""What class layers can be written as beside the GeoPackage."""
 
 
 class RadiometrySettings(Section):
@@ -50,6 +52,15 @@ class VectorSettings(Section):
     connectivity: Literal[4, 8]
     min_area_m2: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     simplify_m: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    lines: tuple[str, ...]
+    formats: tuple[FormatName, ...]
+    crs: str | None
+    licence: str | None
+
+    @field_validator("formats")
+    @classmethod
+    def _formats_are_named_once(cls, formats: tuple[FormatName, ...]) -> tuple[FormatName, ...]:
+        return tuple(dict.fromkeys(formats))
 
 
 class RunSettings(Section):
@@ -71,6 +82,7 @@ class RunSettings(Section):
     outputs: str
     store: str | None
     overwrite: bool
+    report: bool
     model: str
     device: str
     dtype: Literal["auto", "float32", "bfloat16"]

@@ -1,29 +1,39 @@
-"""A GeoPackage of class layers that opens styled in QGIS."""
+"""Class layers that open styled in QGIS: a GeoPackage of all of them, and files of other formats beside it."""
 
 from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
+from shapely.geometry.base import BaseGeometry
 
 from rs_pipeline.classes import NOT_OBSERVED, ClassSet
+from rs_pipeline.config import FormatName
 from rs_pipeline.errors import OutputError, UsageError
-from rs_pipeline.geopackage import GEOMETRY_COLUMN, GeoPackage, as_output_error
-from rs_pipeline.styles import class_style, coverage_style, write_styles
+from rs_pipeline.geopackage import write_geopackage
+from rs_pipeline.grid import Grid
+from rs_pipeline.layer_metadata import LayerAbout, write_metadata
+from rs_pipeline.reproject import EDGE_PX, Reprojection
+from rs_pipeline.spool import GEOMETRY_COLUMN, LayerRows, Spool, as_output_error
+from rs_pipeline.styles import class_style, coverage_style, scenes_style, write_styles
+from rs_pipeline.vector_formats import file_names, write_vector_file
 from rs_pipeline.vectorize import COVERAGE_STATES, OBSERVED, UNOBSERVED, Features
 
 COVERAGE_LAYER = "coverage"
 """Name of the layer that says where the grid was observed."""
+SCENES_LAYER = "scenes"
+"""Name of the layer that says where the scenes lie."""
 
 _GEOMETRY = pa.field(GEOMETRY_COLUMN, pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
 _CLASS_SCHEMA = pa.schema(
@@ -39,6 +49,49 @@ _CLASS_SCHEMA = pa.schema(
     ]
 )
 _COVERAGE_SCHEMA = pa.schema([_GEOMETRY, ("state", pa.string()), ("area_m2", pa.float64())])
+_SCENES_SCHEMA = pa.schema(
+    [
+        _GEOMETRY,
+        ("id", pa.string()),
+        ("datetime", pa.timestamp("ms", tz="UTC")),
+        ("gsd_m", pa.float64()),
+        ("href", pa.string()),
+        ("item", pa.string()),
+        ("pixels", pa.int64()),
+        ("area_m2", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SceneFootprint:
+    """A scene as the layer `scenes` shows it."""
+
+    id: str
+    datetime: str | None
+    """ISO 8601; a time without zone is UTC."""
+    gsd_m: float
+    """Metres per pixel of the scene itself."""
+    href: str
+    """Path or URL of the image."""
+    item: str | None
+    """Path or URL of its STAC item."""
+    outline: BaseGeometry
+    """Of its pixels, in the grid's CRS; an empty one makes no feature."""
+    pixels: int
+    """Pixels of the grid that were taken from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What is asked for beside a GeoPackage in the grid's CRS."""
+
+    crs: CRS | None = None
+    """Of the layers; None: the grid's."""
+    formats: tuple[FormatName, ...] = ()
+    """Written beside the GeoPackage, a file per class."""
+    about: Mapping[str, LayerAbout] = field(default_factory=dict)
+    """What layers say of themselves, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,58 +108,107 @@ class LayerSummary:
 
 def write_layers(
     path: Path,
-    crs: CRS,
+    grid: Grid,
     classes: ClassSet,
     features: Iterable[Features],
     coverage: Iterable[Features],
-    scenes: Sequence[tuple[str, str | None]],
+    scenes: Sequence[SceneFootprint],
     geometry_type: Literal["Polygon", "MultiPolygon"] = "Polygon",
+    delivery: Delivery = Delivery(),
 ) -> dict[str, LayerSummary]:
-    """Write one layer per class, named as the class, and the layer `coverage`; gives a summary of each class by name.
+    """Write one layer per class, named as the class, and the layers `coverage` and `scenes`; gives a summary of each class by name.
 
-    Batches are written as they come: memory does not grow with their number. Layers that stay empty are there too.
+    Batches are written as they come: memory does not grow with their number. Layers that stay empty are there too. In another CRS than
+    the grid's all layers are multipolygons, since the antimeridian may cut one in two, and areas stay those of the pixels.
 
     Parameters
     ----------
-    path: the GeoPackage to make; must not exist.
-    crs: coordinate reference system of the geometries.
+    path: the GeoPackage to make; must not exist. Files of other formats come into its folder.
+    grid: that the features were traced on.
     classes: names and colours; `Features.value` counts them from 1.
     features: objects of the classes.
     coverage: polygons of `polygonize_coverage`.
-    scenes: (id, ISO 8601 date and time or None) of each scene, by `Features.source`; a time without zone is UTC.
+    scenes: by `Features.source`.
     geometry_type: of `features`.
 
     Raises
     ------
-    OutputError: the file exists or cannot be written, or two layers would get one name.
+    OutputError: the file exists or cannot be written, or the CRS cannot express the place; UsageError: two layers would get one name.
     """
     if path.exists():
         raise OutputError("a new file for the layers", f"{path}, which exists", "Choose another output folder.")
     check_layer_names(classes)
     tally = _Tally(len(classes))
-    scene_columns = _scene_columns(scenes)
     with _scratch_beside(path) as scratch:
-        package = GeoPackage(scratch / path.name, crs, scratch)
+        layers = _Layers(scratch, path, grid, delivery.crs)
         for name in classes.names:
-            package.create(name, _CLASS_SCHEMA, geometry_type)
-        package.create(COVERAGE_LAYER, _COVERAGE_SCHEMA, "Polygon")
+            layers.create(name, _CLASS_SCHEMA, geometry_type)
+        layers.create(COVERAGE_LAYER, _COVERAGE_SCHEMA, "Polygon")
+        layers.create(SCENES_LAYER, _SCENES_SCHEMA, "MultiPolygon")
+        columns = _scene_columns(scenes)
         for batch in features:
             tally.add(batch)
             for item in classes:
                 chosen = np.flatnonzero(batch.value == item.value)
                 if len(chosen):
-                    package.add(item.name, _class_table(batch, chosen, item.name, scene_columns))
+                    layers.add(item.name, _class_table(batch, chosen, item.name, columns))
         for batch in coverage:
-            package.add(COVERAGE_LAYER, _coverage_table(batch))
-        package.finish()
-        styles = {item.name: class_style(item.colour) for item in classes}
-        styles[COVERAGE_LAYER] = coverage_style("state", COVERAGE_STATES[OBSERVED], COVERAGE_STATES[UNOBSERVED])
+            layers.add(COVERAGE_LAYER, _coverage_table(batch))
+        layers.add(SCENES_LAYER, _scenes_table(scenes, grid))
+        summaries = dict(zip(classes.names, tally.summaries(), strict=True))
+        layers.write(scratch / path.name, _styles(classes, summaries), classes, delivery)
         with as_output_error(path):
-            write_styles(scratch / path.name, GEOMETRY_COLUMN, styles)
-            with (scratch / path.name).open("rb") as file:
+            for name in (*file_names(delivery.formats, classes.names), path.name):
+                if (scratch / name).exists():
+                    (scratch / name).replace(path.parent / name)
+    return summaries
+
+
+class _Layers:
+    """The layers in the making, in the CRS that they are delivered in."""
+
+    def __init__(self, scratch: Path, path: Path, grid: Grid, crs: CRS | None) -> None:
+        self._path, self._grid = path, grid
+        self._crs = crs or grid.crs
+        self._move = None if self._crs == grid.crs else Reprojection(grid.crs, self._crs, EDGE_PX * grid.gsd_m)
+        self._spool = Spool(scratch)
+
+    def create(self, layer: str, schema: pa.Schema, geometry_type: str) -> None:
+        with as_output_error(self._path):
+            self._spool.create(layer, schema, geometry_type if self._move is None else "MultiPolygon")
+
+    def add(self, layer: str, table: pa.Table) -> None:
+        if self._move is not None and len(table):
+            at = table.schema.get_field_index(GEOMETRY_COLUMN)
+            geometry = self._move(table.column(at), multi=True)
+            table = table.set_column(at, table.schema.field(at), geometry)
+        with as_output_error(self._path):
+            self._spool.add(layer, table)
+
+    def write(self, package: Path, styles: Mapping[str, str], classes: ClassSet, delivery: Delivery) -> None:
+        with as_output_error(self._path):
+            rows = self._spool.close()
+            for name in classes.names:
+                self._write_beside(package.parent, name, rows[name], delivery)
+            write_geopackage(package, rows, self._crs)
+            for layer in rows.values():
+                layer.remove()
+            write_styles(package, GEOMETRY_COLUMN, styles)
+            write_metadata(package, delivery.about)
+            with package.open("rb") as file:
                 os.fsync(file.fileno())
-            (scratch / path.name).replace(path)
-    return dict(zip(classes.names, tally.summaries(), strict=True))
+
+    def _write_beside(self, folder: Path, name: str, layer: LayerRows, delivery: Delivery) -> None:
+        for chosen, file in zip(delivery.formats, file_names(delivery.formats, (name,)), strict=True):
+            write_vector_file(folder / file, chosen, layer, self._crs, self._grid.gsd_m)
+
+
+def _styles(classes: ClassSet, summaries: Mapping[str, LayerSummary]) -> dict[str, str]:
+    """QML by layer."""
+    styles = {c.name: class_style("class", c.name, c.colour, summaries[c.name].area_m2) for c in classes}
+    styles[COVERAGE_LAYER] = coverage_style("state", COVERAGE_STATES[OBSERVED], COVERAGE_STATES[UNOBSERVED])
+    styles[SCENES_LAYER] = scenes_style()
+    return styles
 
 
 @contextmanager
@@ -141,7 +243,7 @@ def check_layer_names(classes: ClassSet) -> None:
     ------
     UsageError: a name that is taken or reserved.
     """
-    taken = {COVERAGE_LAYER, "layer_styles"}
+    taken = {COVERAGE_LAYER, SCENES_LAYER, "layer_styles"}
     for name in classes.names:
         if not name[0].isalnum():  # GDAL refuses them as layers
             raise UsageError("class names that begin with a letter or a digit", repr(name), "Choose another word.")
@@ -150,14 +252,14 @@ def check_layer_names(classes: ClassSet) -> None:
         taken.add(name.lower())
 
 
-def _scene_columns(scenes: Sequence[tuple[str, str | None]]) -> tuple[NDArray[np.object_], NDArray[np.datetime64]]:
+def _scene_columns(scenes: Sequence[SceneFootprint]) -> tuple[NDArray[np.object_], NDArray[np.datetime64]]:
     """Scene ids and times by source index; None and NaT where there is no scene."""
     ids = np.full(NOT_OBSERVED + 1, None, dtype=object)
     times = np.full(NOT_OBSERVED + 1, np.datetime64("NaT"), "datetime64[ms]")
-    for index, (scene, time) in enumerate(scenes):
-        ids[index] = scene
-        if time is not None:
-            moment = dt.datetime.fromisoformat(time)
+    for index, scene in enumerate(scenes):
+        ids[index] = scene.id
+        if scene.datetime is not None:
+            moment = dt.datetime.fromisoformat(scene.datetime)
             times[index] = np.datetime64(moment.astimezone(dt.UTC).replace(tzinfo=None) if moment.tzinfo else moment, "ms")
     return ids, times
 
@@ -184,3 +286,24 @@ def _class_table(
 def _coverage_table(batch: Features) -> pa.Table:
     states = [COVERAGE_STATES[int(value)] for value in batch.value]
     return pa.table([batch.geometry, states, batch.area_m2], schema=_COVERAGE_SCHEMA)
+
+
+def _scenes_table(scenes: Sequence[SceneFootprint], grid: Grid) -> pa.Table:
+    _, times = _scene_columns(scenes)
+    frame = shapely.box(*grid.bounds)
+    cut = [shapely.intersection(scene.outline, frame) for scene in scenes]
+    rows = [
+        {
+            GEOMETRY_COLUMN: shapely.to_wkb(shapely.multipolygons(shapely.get_parts(shape))),
+            "id": scene.id,
+            "datetime": times[index].item(),
+            "gsd_m": scene.gsd_m,
+            "href": scene.href,
+            "item": scene.item,
+            "pixels": scene.pixels,
+            "area_m2": scene.pixels * abs(grid.transform.determinant),
+        }
+        for index, (scene, shape) in enumerate(zip(scenes, cut, strict=True))
+        if shape.area > 0
+    ]
+    return pa.Table.from_pylist(rows, schema=_SCENES_SCHEMA)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from rs_pipeline import __version__
 from rs_pipeline.classes import NOT_OBSERVED
-from rs_pipeline.layers import LayerSummary
+from rs_pipeline.layer_metadata import LayerAbout
+from rs_pipeline.layers import COVERAGE_LAYER, SCENES_LAYER, LayerSummary
 from rs_pipeline.plan import RunPlan
 from rs_pipeline.raster import gdal_version
 
@@ -32,6 +33,8 @@ class Outcome:
     layers: dict[str, LayerSummary]
     seconds: dict[str, float]
     """By stage."""
+    files: list[str]
+    """Names of the products."""
 
 
 def describe_run(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
@@ -79,6 +82,7 @@ def describe_run(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
         "settings": plan.settings.model_dump(mode="json"),
         "workers": {"kind": plan.crew.kind, "count": plan.crew.count},
         "versions": {"python": platform.python_version(), "gdal": gdal_version()} | {name: version(name) for name in _LIBRARIES},
+        "files": sorted(outcome.files),
         "notes": list(plan.notes),
         "seconds": outcome.seconds,
     }
@@ -101,6 +105,29 @@ def describe_scenes(plan: RunPlan) -> list[dict[str, Any]]:
         }
         for s in plan.job.scenes
     ]
+
+
+def describe_layers(plan: RunPlan) -> dict[str, LayerAbout]:
+    """What each layer says of itself, by name."""
+    job, licence = plan.job, plan.settings.vectors.licence
+    dates = sorted(s.datetime[:10] for s in job.scenes if s.datetime is not None)
+    taken = f" of {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else ""
+    scenes = f"{len(job.scenes)} scene{'s' * (len(job.scenes) != 1)}{taken}"
+    made = f"Made {dt.datetime.now(dt.UTC).date()} by rs-seg {__version__} with the model {plan.info.name} ({plan.info.weights_sha256})"
+    about = {
+        c.name: LayerAbout(
+            c.name,
+            f"Objects that were found in {scenes} by the words {', '.join(c.prompts)}: pixels of {job.plan.grid.gsd_m:g} m with a "
+            f"probability of at least {c.threshold:g}, and of this class before any other. {made}.",
+            licence,
+        )
+        for c in job.classes
+    }
+    about[COVERAGE_LAYER] = LayerAbout(
+        "coverage", f"What of the area asked for was observed, and what was not, in {scenes}. {made}.", licence
+    )
+    about[SCENES_LAYER] = LayerAbout("scenes", f"Outlines of the images, cut to the run's grid: {scenes}. {made}.", licence)
+    return about
 
 
 def raster_tags(plan: RunPlan) -> dict[str, str]:

@@ -23,15 +23,18 @@ from rs_pipeline.groups import Work, find_work
 from rs_pipeline.job import MAX_SCENES, Job, SceneJob
 from rs_pipeline.keys import base_key, digest
 from rs_pipeline.layers import check_layer_names
+from rs_pipeline.line_layers import classes_as_lines
 from rs_pipeline.options import ModelOptions
 from rs_pipeline.places import Place, open_place
 from rs_pipeline.products import check_free, check_room, on_one_disk
 from rs_pipeline.query import Query, parse_interval
 from rs_pipeline.radiometry import measure_stretch
 from rs_pipeline.raster import RasterInfo, burn_mask, choose_bands, read_sample
+from rs_pipeline.reproject import check_place, read_crs
 from rs_pipeline.scene_reader import CACHE_BYTES
 from rs_pipeline.segmenter import ModelInfo, check_refinements, check_vocabulary, find_provider
 from rs_pipeline.tiles import TilePlan
+from rs_pipeline.vector_formats import check_formats
 from rs_pipeline.vocabulary import load_vocabulary
 from rs_pipeline.workers import Crew, choose_crew
 
@@ -96,6 +99,9 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
     if options.scoring.threshold is not None:
         classes = ClassSet(tuple(replace(c, threshold=options.scoring.threshold) for c in classes))
     check_layer_names(classes)
+    check_formats(settings.vectors.formats, classes)
+    classes_as_lines(settings.vectors.lines, classes)
+    layers_crs = read_crs(settings.vectors.crs) if settings.vectors.crs is not None else None
     provider = find_provider(settings.model)
     info = provider.info()
     check_vocabulary(info, classes)
@@ -112,6 +118,8 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
     crs, crs_note = choose_crs(scenes[0], where)
     gsd_m, gsd_notes = choose_gsd(settings.gsd_m, info, scenes)
     grid = build_grid(crs, gsd_m, aoi, scenes)
+    if layers_crs is not None:
+        check_place(grid, layers_crs)
     plan = _cut(grid, aoi, settings, info)
     prepared, radiometry_notes = _prepare(scenes, settings)
     tiles = plan.count()

@@ -23,7 +23,7 @@ from shapely.geometry.base import BaseGeometry
 
 from rs_pipeline.errors import RasterError
 from rs_pipeline.fingerprints import fingerprint
-from rs_pipeline.grid import Grid
+from rs_pipeline.grid import Grid, Window
 from rs_pipeline.outline import lon_lat_outline, outline
 
 # GDAL reads this once, at the first file; its own choice, a twentieth of the machine, is too much for many workers.
@@ -237,6 +237,39 @@ def read_labels(path: Path, shape: tuple[int, int] | None = None) -> NDArray[np.
     with opened(str(path)) as source, reading(str(path)):
         labels: NDArray[np.uint8] = source.read(1, out_shape=shape)
     return labels
+
+
+def read_window(href: str, window: Window) -> NDArray[np.uint8]:
+    """(bands, h, w) uint8: a window inside a run's `labels.tif` or `scores.tif`.
+
+    Raises
+    ------
+    RasterError: cannot be opened or read.
+    """
+    with opened(href) as source, reading(href):
+        values: NDArray[np.uint8] = source.read(window=((window.row_off, window.row_stop), (window.col_off, window.col_stop)))
+    return values
+
+
+def count_scores(path: Path, most_px: int) -> NDArray[np.int64]:
+    """(bands, 256) int64: how many pixels of a run's `scores.tif` have each value.
+
+    Parameters
+    ----------
+    most_px: of a larger raster, whole blocks that are drawn by lot, the same at every call, stand for the others.
+
+    Raises
+    ------
+    RasterError: cannot be opened or read.
+    """
+    with opened(str(path)) as source, reading(str(path)):
+        blocks = [window for _, window in source.block_windows(1)]
+        most = max(1, most_px // (source.count * source.block_shapes[0][0] * source.block_shapes[0][1]))
+        chosen = np.sort(np.random.default_rng(0).permutation(len(blocks))[:most])
+        counts = np.zeros((source.count, 256), np.int64)
+        for block in chosen:
+            counts += [np.bincount(band.ravel(), minlength=256) for band in source.read(window=blocks[block])]
+    return counts
 
 
 def burn_mask(geometry: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:

@@ -16,17 +16,21 @@ from rs_pipeline.errors import OutputError, StoreError
 from rs_pipeline.groups import find_work, held
 from rs_pipeline.inference import check_unchanged
 from rs_pipeline.layers import LayerSummary
+from rs_pipeline.line_layers import LINES
 from rs_pipeline.plan import RunPlan, plan_run
 from rs_pipeline.products import staged, write_manifest
+from rs_pipeline.raster_looks import write_looks
 from rs_pipeline.records import RunRecord
 from rs_pipeline.reporting import Reporter, Silent
-from rs_pipeline.stages import Inference, Stitched, infer_tiles, stitch, vectorize
+from rs_pipeline.stages import Inference, Stitched, infer_tiles, stitch, trace_lines, vectorize
+from rs_pipeline.vector_formats import file_names
 from rs_pipeline.workers import open_client
 
 if TYPE_CHECKING:
     from distributed import Client
 
-PRODUCTS = ("layers.gpkg", "labels.tif", "scores.tif")
+PRODUCTS = ("layers.gpkg", "labels.tif", "labels.tif.aux.xml", "labels.qml", "scores.tif")
+"""Files of every run, beside its manifest."""
 
 
 def run(settings: RunSettings, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -69,7 +73,8 @@ def execute(plan: RunPlan, reporter: Reporter, do: Callable[[str, Callable[[], A
 
 def is_complete(plan: RunPlan) -> bool:
     """True where the run folder holds this very run with no failed tile."""
-    return plan.existing is not None and not plan.existing["tiles"]["failed"] and all((plan.out / name).is_file() for name in PRODUCTS)
+    done = plan.existing
+    return done is not None and not done["tiles"]["failed"] and all((plan.out / name).is_file() for name in done["files"])
 
 
 class Execution:
@@ -132,6 +137,7 @@ class Execution:
         (self._folder / "layers.gpkg").unlink(missing_ok=True)  # of a try before
         with self._clock("vectorize"):
             self._layers = vectorize(self.plan, self._stitched, self._folder, self._reporter)
+            trace_lines(self.plan, self._stitched, self._folder, self._reporter)
 
     def publish(self) -> dict[str, Any]:
         """Finish the rasters and put the folder under its name.
@@ -147,10 +153,14 @@ class Execution:
         with self._clock("write"):
             self._finish(stitched.labels, "labels.tif", "mode")
             self._finish(stitched.scores, "scores.tif", "average")
+            write_looks(self._folder / "labels.tif", plan.job.classes)
         self._scratch.close()
         check_unchanged(plan.job)
-        outcome = manifest.Outcome(asdict(self._tiles), stitched.pixels, self._layers, self._clock.seconds)
+        outcome = manifest.Outcome(asdict(self._tiles), stitched.pixels, self._layers, self._clock.seconds, self._files())
         summary = manifest.describe_run(plan, outcome)
+        if plan.settings.report:
+            with self._clock("report"):
+                self._draw_report(summary)
         write_manifest(self._folder, summary)
         for raster in (stitched.labels, stitched.scores, stitched.details):
             raster.path.unlink(missing_ok=True)
@@ -159,12 +169,32 @@ class Execution:
             self._record.ended().write(plan.job.base)
         return summary
 
+    def _files(self) -> list[str]:
+        """Names of what was made."""
+        beside = [LINES, *file_names(self.plan.settings.vectors.formats, self.plan.job.classes.names)]
+        return [*PRODUCTS, *(name for name in beside if (self._folder / name).is_file())]
+
     def _finish(self, raster: BlockRaster, name: str, overviews: Literal["mode", "average"]) -> None:
         """Each once: who tries again goes on with the next."""
         if name not in self._finished:
             (self._folder / name).unlink(missing_ok=True)
             raster.finish(self._folder / name, overviews)
             self._finished.add(name)
+
+    def _draw_report(self, summary: dict[str, Any]) -> None:
+        """Write `report.html`; a run is not lost for want of one, but a disk that is full is as for all products."""
+        # It brings libraries that runs without a report do not need.
+        from rs_pipeline.report import REPORT, draw_report, write_report
+
+        try:
+            page = draw_report(self.plan, self._folder, summary)
+        except Exception as error:  # noqa: BLE001 - the layers are done; whatever is wrong with a picture of them is only noted
+            note = f"no {REPORT}: {' '.join(str(error).split())}"
+            summary["notes"].append(note)
+            self._reporter.note(note)
+        else:
+            write_report(self._folder, page)
+            summary["files"] = sorted([*summary["files"], REPORT])
 
 
 @contextmanager

@@ -22,12 +22,14 @@ from rs_pipeline.errors import SegmenterError
 from rs_pipeline.grid import Window
 from rs_pipeline.groups import BandReader
 from rs_pipeline.inference import BatchResult
-from rs_pipeline.layers import LayerSummary, write_layers
+from rs_pipeline.layers import Delivery, LayerSummary, SceneFootprint, write_layers
+from rs_pipeline.line_layers import LINES, classes_as_lines, write_lines
 from rs_pipeline.mosaic import ReadScores, blend_block, label_block
 from rs_pipeline.parallel import map_in_order
 from rs_pipeline.plan import RunPlan
 from rs_pipeline.raster import burn_mask
 from rs_pipeline.reporting import Reporter
+from rs_pipeline.reproject import read_crs
 from rs_pipeline.vectorize import Outlines, polygonize, polygonize_coverage
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ class Stitched:
     """Index of the scene, and the score of each pixel for its own class."""
     pixels: NDArray[np.int64]
     """Count of pixels of the AOI by label, 0…255."""
+    sources: NDArray[np.int64]
+    """Count of pixels by index of the scene they were taken from, 0…255; 255 none."""
 
 
 def infer_tiles(plan: RunPlan, client: Client | None, reporter: Reporter) -> Inference:
@@ -122,6 +126,7 @@ def stitch(plan: RunPlan, folder: Path, scratch: ExitStack, reporter: Reporter) 
         raster("scores", len(classes), Look(NOT_OBSERVED, classes.names, tags, smooth=True)),
         raster("details", 2, Look(NOT_OBSERVED, ("scene", "score"), {}, smooth=True)),
         np.zeros(256, np.int64),
+        np.zeros(256, np.int64),
     )
     read, blocks = BandReader(plan.work), list(_blocks(plan))
     reporter.stage("stitch", len(blocks))
@@ -131,6 +136,7 @@ def stitch(plan: RunPlan, folder: Path, scratch: ExitStack, reporter: Reporter) 
             stitched.scores.write(window, block.scores)
             stitched.details.write(window, block.details)
             stitched.pixels[:] += block.pixels
+            stitched.sources[:] += block.sources
         reporter.advance(1)
     return stitched
 
@@ -142,6 +148,7 @@ class _StitchedBlock(NamedTuple):
     scores: NDArray[np.uint8]
     details: NDArray[np.uint8]
     pixels: NDArray[np.int64]
+    sources: NDArray[np.int64]
 
 
 def _stitch_block(plan: RunPlan, read: ReadScores, window: Window) -> _StitchedBlock | None:
@@ -156,11 +163,12 @@ def _stitch_block(plan: RunPlan, read: ReadScores, window: Window) -> _StitchedB
     labels = label_block(scores, [c.threshold for c in classes])
     # A label is the class that scores highest.
     details = np.stack([sources, scores.max(axis=0)])
-    return _StitchedBlock(labels, scores, details, np.bincount(labels[inside], minlength=256))
+    pixels, taken = (np.bincount(values, minlength=256) for values in (labels[inside], sources.ravel()))
+    return _StitchedBlock(labels, scores, details, pixels, taken)
 
 
 def vectorize(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporter) -> dict[str, LayerSummary]:
-    """Trace the classes and the coverage into `layers.gpkg`."""
+    """Trace the classes and the coverage into `layers.gpkg`, and into the files of other formats that were asked for."""
     grid, classes, settings = plan.job.plan.grid, plan.job.classes, plan.settings.vectors
     outlines = Outlines(settings.connectivity, settings.min_area_m2, settings.simplify_m)
     threads = len(os.sched_getaffinity(0))
@@ -178,13 +186,42 @@ def vectorize(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporte
     reporter.stage("vectorize", 2 * len(list(_blocks(plan))))
     return write_layers(
         folder / "layers.gpkg",
-        grid.crs,
+        grid,
         classes,
         polygonize(grid, len(classes), read_block, settings.block_px, outlines, threads),
         polygonize_coverage(grid, read_labels, lambda window: _inside_aoi(plan, window), settings.block_px, threads),
-        [(s.id, s.datetime) for s in plan.job.scenes],
+        _footprints(plan, stitched),
         "Polygon" if settings.connectivity == 4 else "MultiPolygon",
+        Delivery(read_crs(settings.crs) if settings.crs is not None else None, settings.formats, manifest.describe_layers(plan)),
     )
+
+
+def trace_lines(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporter) -> None:
+    """Trace the centre lines of the classes that were asked for, into `lines.gpkg`."""
+    grid, settings = plan.job.plan.grid, plan.settings.vectors
+    chosen = classes_as_lines(settings.lines, plan.job.classes)
+    if not chosen:
+        return
+
+    def read_block(window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+        reporter.advance(1)
+        nothing = np.zeros(window.shape, np.uint8)
+        return stitched.labels.read(window)[0], nothing, nothing
+
+    reporter.stage("lines", len(list(_blocks(plan))))
+    outlines = Outlines(min_area_m2=settings.min_area_m2)
+    objects = polygonize(grid, len(plan.job.classes), read_block, settings.block_px, outlines, len(os.sched_getaffinity(0)))
+    crs = read_crs(settings.crs) if settings.crs is not None else None
+    for name, lines in write_lines(folder / LINES, grid, chosen, objects, settings.min_area_m2, crs).items():
+        reporter.note(f"{name}: {lines.count} lines, {lines.length_m / 1e3:.1f} km")
+
+
+def _footprints(plan: RunPlan, stitched: Stitched) -> list[SceneFootprint]:
+    crs = plan.job.plan.grid.crs
+    return [
+        SceneFootprint(s.id, s.datetime, s.info.gsd_m, s.info.href, s.item_href, s.info.outline(crs), int(stitched.sources[index]))
+        for index, s in enumerate(plan.job.scenes)
+    ]
 
 
 def _blocks(plan: RunPlan) -> Iterator[Window]:

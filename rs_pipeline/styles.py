@@ -39,12 +39,19 @@ def write_styles(path: Path, geometry_column: str, styles: Mapping[str, str]) ->
         connection.executemany(_INSERT, [(layer, geometry_column, qml) for layer, qml in styles.items()])
 
 
-def class_style(colour: tuple[int, int, int]) -> str:
-    """QML of a class layer: its colour, half transparent, with an outline of the same colour."""
+def class_style(attribute: str, name: str, colour: tuple[int, int, int], area_m2: float) -> str:
+    """QML of a class layer: its colour, half transparent, with an outline of the same colour; the legend says class and area.
+
+    Parameters
+    ----------
+    attribute: that holds the class's name in every feature: a legend with a text of its own needs a category.
+    """
     rgb = ",".join(map(str, colour))
-    root, renderer = _document("singleSymbol")
-    symbols = ET.SubElement(renderer, "symbols")
-    _add_fill(symbols, "0", f"{rgb},{_FILL_ALPHA}", "solid", f"{rgb},255")
+    root, renderer = _document("categorizedSymbol")
+    renderer.set("attr", attribute)
+    categories = ET.SubElement(renderer, "categories")
+    ET.SubElement(categories, "category", symbol="0", value=name, label=f"{name}, {area_m2 / 1e4:,.1f} ha", render="true")
+    _add_fill(ET.SubElement(renderer, "symbols"), "0", f"{rgb},{_FILL_ALPHA}", "solid", f"{rgb},255")
     return _text(root)
 
 
@@ -61,13 +68,20 @@ def coverage_style(attribute: str, observed: str, not_observed: str) -> str:
     return _text(root)
 
 
+def scenes_style() -> str:
+    """QML of the scenes: dashed outlines."""
+    root, renderer = _document("singleSymbol")
+    _add_fill(ET.SubElement(renderer, "symbols"), "0", f"{_GREY},0", "no", f"{_GREY},255", "dash")
+    return _text(root)
+
+
 def _document(renderer_type: str) -> tuple[ET.Element, ET.Element]:
-    root = ET.Element("qgis", version="3.22.0", styleCategories="Symbology")
+    root = ET.Element("qgis", version="3.22.0", styleCategories="Symbology|Labeling", labelsEnabled="0")
     renderer = ET.SubElement(root, "renderer-v2", type=renderer_type, symbollevels="0", enableorderby="0", forceraster="0")
     return root, renderer
 
 
-def _add_fill(symbols: ET.Element, name: str, colour: str, brush: str, outline: str) -> None:
+def _add_fill(symbols: ET.Element, name: str, colour: str, brush: str, outline: str, line: str = "solid") -> None:
     symbol = ET.SubElement(symbols, "symbol", type="fill", name=name, alpha="1", clip_to_extent="1", force_rhr="0")
     layer = ET.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"})
     options = ET.SubElement(layer, "Option", type="Map")
@@ -75,7 +89,7 @@ def _add_fill(symbols: ET.Element, name: str, colour: str, brush: str, outline: 
         "color": colour,
         "style": brush,
         "outline_color": outline,
-        "outline_style": "solid",
+        "outline_style": line,
         "outline_width": "0.26",
         "outline_width_unit": "MM",
         "joinstyle": "bevel",

@@ -4,6 +4,7 @@ import rasterio
 from affine import Affine
 from pyproj import CRS
 from rasterio.env import get_gdal_config
+from rio_cogeo import cog_validate
 
 from rs_pipeline.cog import BlockRaster, Look, little_cache
 from rs_pipeline.grid import Grid, Window
@@ -41,6 +42,19 @@ def test_what_was_written_is_read_before_and_after_it_is_finished(tmp_path, smoo
         np.testing.assert_array_equal(file.read(), values)
         assert file.overviews(1) == [2, 4]
         assert file.descriptions == ("a", "b")
+        for band, pixels in enumerate(values, 1):
+            said = {key: float(value) for key, value in file.tags(band).items() if key.startswith("STATISTICS_")}
+            seen = pixels[pixels != 255]
+            assert (said["STATISTICS_MINIMUM"], said["STATISTICS_MAXIMUM"]) == (seen.min(), seen.max())
+            assert said["STATISTICS_MEAN"] == pytest.approx(seen.mean())
+    assert cog_validate(tmp_path / "whole.tif", strict=True) == (True, [], [])
+
+
+def test_a_raster_of_nothing_is_finished_too(tmp_path):
+    raster = BlockRaster(tmp_path / "part.tif", GRID, 1, Look(255, ("a",), {}))
+    raster.finish(tmp_path / "whole.tif", "mode")
+    with rasterio.open(tmp_path / "whole.tif") as file:
+        assert (file.read(1) == 255).all()
 
 
 def test_smooth_values_take_less_room(tmp_path):

@@ -47,7 +47,7 @@ def is_told(ending):
 
 
 @pytest.mark.parametrize(
-    ("file_bytes", "what"), [(10_000, "t00000000.npy"), (100_000, "layers.gpkg"), (200_000, "scores"), (300_000, "scores")]
+    ("file_bytes", "what"), [(10_000, "t00000000.npy"), (100_000, "layers.gpkg"), (250_000, "scores"), (300_000, "scores")]
 )
 def test_files_that_may_not_grow_are_told_of_and_the_run_goes_on_when_they_may(start, flags_for, tmp_path, file_bytes, what):
     fresh, outputs = start(flags_for(tmp_path / "fresh"), NOISY).end()["summary"], tmp_path / "outputs"

@@ -165,8 +165,11 @@ def test_a_server_that_goes_away_is_not_the_run_s_trouble(client, make_scene, se
     settings = settings_for(make_scene()).model_dump(mode="json")
     assert segment_aoi(settings, None, "unseen")["status"] == "complete"
     [flow_run] = runs_of(client, "segment-aoi", "unseen")
-    said = eventually(lambda: [text for text in logs_of(client, flow_run) if "does not take what there is to show" in text])
-    assert len(said) == 2
+
+    def said():
+        return len([text for text in logs_of(client, flow_run) if "does not take what there is to show" in text])
+
+    assert eventually(lambda: said() == 2)
 
 
 def test_what_no_other_try_would_mend_is_not_tried_again(server, make_scene, settings_for, monkeypatch):

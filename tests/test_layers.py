@@ -4,6 +4,7 @@ from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import fiona
 import numpy as np
 import pyogrio
 import pytest
@@ -11,18 +12,22 @@ import shapely
 from affine import Affine
 from pyproj import CRS
 
-from rs_pipeline import geopackage, layers
+from rs_pipeline import geopackage, layers, spool
 from rs_pipeline.classes import Class, ClassSet
 from rs_pipeline.errors import OutputError, UsageError
 from rs_pipeline.grid import Grid, Window
-from rs_pipeline.layers import LayerSummary, write_layers
+from rs_pipeline.layer_metadata import LayerAbout
+from rs_pipeline.layers import Delivery, LayerSummary, SceneFootprint, write_layers
 from rs_pipeline.vectorize import Features, polygonize, polygonize_coverage
 
 LABELS = np.array([[1, 1, 0, 2], [0, 0, 0, 2], [1, 0, 255, 255]], np.uint8)
 SCORES = np.array([0, 127, 254, 0], np.uint8)[LABELS % 4]
 SOURCES = np.array([[0, 0, 0, 1], [0, 0, 0, 1], [255, 0, 255, 255]], np.uint8)
 GRID = Grid(CRS.from_epsg(32633), Affine(10, 0, 500_000, 0, -10, 4_000_000), *LABELS.shape)
-SCENES = [("S2A", "2024-05-01T12:20:30+02:00"), ("no date", None)]
+SCENES = [
+    SceneFootprint("S2A", "2024-05-01T12:20:30+02:00", 10.0, "a.tif", "a.json", shapely.box(499_000, 3_999_985, 500_020, 4_000_500), 7),
+    SceneFootprint("no date", None, 5.0, "b.tif", None, shapely.box(500_020, 3_000_000, 500_500, 4_000_500), 3),
+]
 
 
 def classes_named(*names: str) -> ClassSet:
@@ -30,6 +35,7 @@ def classes_named(*names: str) -> ClassSet:
 
 
 CLASSES = classes_named("road", "open water", "empty")
+PLAIN = Delivery()
 
 
 def features() -> Iterator[Features]:
@@ -44,8 +50,8 @@ def coverage() -> Iterator[Features]:
     return polygonize_coverage(GRID, lambda window: LABELS[window.slices()], lambda window: np.ones(window.shape, bool), 2)
 
 
-def write(path: Path, classes: ClassSet = CLASSES) -> dict[str, LayerSummary]:
-    return write_layers(path, GRID.crs, classes, features(), coverage(), SCENES)
+def write(path: Path, classes: ClassSet = CLASSES, delivery: Delivery = PLAIN) -> dict[str, LayerSummary]:
+    return write_layers(path, GRID, classes, features(), coverage(), SCENES, delivery=delivery)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +66,17 @@ def query(path: Path, sql: str) -> list[tuple]:
         return connection.execute(sql).fetchall()
 
 
-def test_there_is_one_layer_per_class_in_order_then_the_coverage(package: Path) -> None:
+def count(path: Path, table: str) -> int:
+    ((rows,),) = query(path, f'SELECT count(*) FROM "{table}"')  # noqa: S608 - ours
+    return rows
+
+
+def test_there_is_one_layer_per_class_in_order_then_coverage_and_scenes(package: Path) -> None:
     names = pyogrio.list_layers(package)
-    assert [tuple(row) for row in names[:4]] == [(name, "Polygon") for name in (*CLASSES.names, "coverage")]
+    assert [tuple(row) for row in names[:5]] == [
+        *((name, "Polygon") for name in (*CLASSES.names, "coverage")),
+        ("scenes", "MultiPolygon"),
+    ]
 
 
 def test_features_carry_what_is_known_of_them(package: Path) -> None:
@@ -107,7 +121,7 @@ def test_the_summary_is_of_whole_layers(tmp_path: Path) -> None:
 def test_the_mean_score_of_a_layer_weighs_pixels(tmp_path: Path) -> None:
     batch = next(coverage())._replace(value=np.array([1], np.uint8), pixels=np.array([1]), score_mean=np.array([0.1]))
     parts = [batch, batch._replace(pixels=np.array([3]), score_mean=np.array([0.5]))]
-    summary = write_layers(tmp_path / "layers.gpkg", GRID.crs, CLASSES, parts, [], SCENES)
+    summary = write_layers(tmp_path / "layers.gpkg", GRID, CLASSES, parts, [], SCENES)
     assert summary["road"].score_mean == pytest.approx(0.4)
 
 
@@ -117,7 +131,7 @@ def test_the_version_is_one_that_older_qgis_reads(package: Path) -> None:
 
 def test_every_layer_has_a_spatial_index(package: Path) -> None:
     indexed = query(package, "SELECT table_name FROM gpkg_extensions WHERE extension_name = 'gpkg_rtree_index'")
-    assert {name for (name,) in indexed} == {*CLASSES.names, "coverage"}
+    assert {name for (name,) in indexed} == {*CLASSES.names, "coverage", "scenes"}
     assert query(package, "SELECT count(*) FROM rtree_road_geometry") == [(2,)]
 
 
@@ -127,7 +141,7 @@ def styles(path: Path) -> dict[str, ET.Element]:
 
 
 def test_every_layer_has_a_default_style_in_the_table_qgis_reads(package: Path) -> None:
-    assert set(styles(package)) == {*CLASSES.names, "coverage"}
+    assert set(styles(package)) == {*CLASSES.names, "coverage", "scenes"}
     assert query(package, "SELECT data_type FROM gpkg_contents WHERE table_name = 'layer_styles'") == [("attributes",)]
 
 
@@ -150,13 +164,13 @@ def test_names_are_kept_whatever_is_in_them(tmp_path: Path) -> None:
     names = ("it's", 'a "quoted" one', "水; DROP TABLE x")
     write(tmp_path / "layers.gpkg", classes_named(*names))
     assert pyogrio.list_layers(tmp_path / "layers.gpkg")[:3, 0].tolist() == list(names)
-    assert {*names, "coverage"} == set(styles(tmp_path / "layers.gpkg"))
+    assert {*names, "coverage", "scenes"} == set(styles(tmp_path / "layers.gpkg"))
 
 
 def test_many_small_batches_and_one_large_one_give_the_same_layers(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geopackage, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(spool, "_BATCH_BYTES", 1)
     write(tmp_path / "layers.gpkg")
-    for name in (*CLASSES.names, "coverage"):
+    for name in (*CLASSES.names, "coverage", "scenes"):
         one, other = (pyogrio.read_dataframe(path, layer=name) for path in (package, tmp_path / "layers.gpkg"))
         assert one.equals(other)
 
@@ -169,7 +183,7 @@ def test_a_file_that_exists_is_left_alone(package: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="writable GeoPackage"):
+    with pytest.raises(OutputError, match="writable file"):
         write(tmp_path / "nowhere" / "layers.gpkg")
 
 
@@ -182,7 +196,7 @@ def test_a_disk_that_fills_up_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
         write(tmp_path / "layers.gpkg")
 
 
-@pytest.mark.parametrize("names", [("Coverage",), ("road", "Road"), ("layer_styles",), ("gpkg_contents",)])
+@pytest.mark.parametrize("names", [("Coverage",), ("scenes",), ("road", "Road"), ("layer_styles",), ("gpkg_contents",)])
 def test_names_that_would_clash_are_refused_before_anything_is_written(names: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Choose another word"):
         write(tmp_path / "layers.gpkg", classes_named(*names))
@@ -195,19 +209,89 @@ def test_an_error_in_the_pixels_is_not_taken_for_one_of_the_file(tmp_path: Path)
         yield
 
     with pytest.raises(FileNotFoundError):
-        write_layers(tmp_path / "layers.gpkg", GRID.crs, CLASSES, broken(), coverage(), SCENES)
+        write_layers(tmp_path / "layers.gpkg", GRID, CLASSES, broken(), coverage(), SCENES)
 
 
 def test_an_index_that_gdal_could_not_finish_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = geopackage.GeoPackage._write
+    real = geopackage._write
 
-    def half(self: geopackage.GeoPackage, layer: str, rows: object) -> None:
-        real(self, layer, rows)
+    def half(path: Path, layer: str, *rest: object) -> None:
+        real(path, layer, *rest)
         if layer == "road":  # as on a full disk: the rows are there, and nobody was told of the index
-            with closing(sqlite3.connect(self._path)) as connection, connection:
+            with closing(sqlite3.connect(path)) as connection, connection:
                 connection.execute("DELETE FROM rtree_road_geometry WHERE id = 1")
 
-    monkeypatch.setattr(geopackage.GeoPackage, "_write", half)
+    monkeypatch.setattr(geopackage, "_write", half)
     with pytest.raises(OutputError, match="1 of 2 rows in rtree_road_geometry"):
         write(tmp_path / "layers.gpkg")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_scenes_are_cut_to_the_grid_and_say_what_they_gave(package: Path) -> None:
+    scenes = pyogrio.read_dataframe(package, layer="scenes")
+    assert scenes.columns.tolist() == ["id", "datetime", "gsd_m", "href", "item", "pixels", "area_m2", "geometry"]
+    assert scenes["id"].tolist() == ["S2A", "no date"]
+    assert scenes["datetime"].isna().tolist() == [False, True]
+    assert scenes[["gsd_m", "pixels", "area_m2"]].to_numpy().tolist() == [[10, 7, 700], [5, 3, 300]]
+    assert scenes["href"].tolist() == ["a.tif", "b.tif"]
+    assert scenes["item"].iloc[0] == "a.json"
+    assert scenes["item"].isna().tolist() == [False, True]
+    cut = [shapely.box(500_000, 3_999_985, 500_020, 4_000_000), shapely.box(500_020, 3_999_970, 500_040, 4_000_000)]
+    assert shapely.equals(scenes.geometry.to_numpy(), cut).all()
+
+
+def test_a_scene_beside_the_grid_is_not_in_the_layer(tmp_path: Path) -> None:
+    beside = [*SCENES, SceneFootprint("beside", None, 1.0, "c.tif", None, shapely.box(0, 0, 1, 1), 0)]
+    write_layers(tmp_path / "layers.gpkg", GRID, CLASSES, features(), coverage(), beside)
+    assert pyogrio.read_dataframe(tmp_path / "layers.gpkg", layer="scenes")["id"].tolist() == ["S2A", "no date"]
+
+
+def test_the_legend_says_class_and_area(package: Path) -> None:
+    legends = {name: [c.get("label") for c in style.iter("category")] for name, style in styles(package).items()}
+    assert legends["road"] == ["road, 0.0 ha"]
+    assert {name for name, style in styles(package).items() if style.get("labelsEnabled") == "0"} == set(legends)
+
+
+def test_layers_say_what_they_are(tmp_path: Path) -> None:
+    about = {"road": LayerAbout("road", "words: road & highway <1>", "CC-BY-4.0"), "coverage": LayerAbout("coverage", "what was seen")}
+    write(tmp_path / "layers.gpkg", delivery=Delivery(about=about))
+    described = query(tmp_path / "layers.gpkg", "SELECT table_name, description FROM gpkg_contents")
+    assert {("road", "words: road & highway <1>"), ("coverage", "what was seen")} <= set(described)
+    joined = "gpkg_metadata_reference JOIN gpkg_metadata ON md_file_id = gpkg_metadata.id WHERE reference_scope = 'table'"
+    texts = dict(query(tmp_path / "layers.gpkg", f"SELECT table_name, metadata FROM {joined}"))  # noqa: S608 - ours
+    road, seen = (ET.fromstring(texts[name].split("\n", 1)[1]) for name in ("road", "coverage"))  # noqa: S314
+    assert [road.findtext(key) for key in ("title", "abstract", "license")] == ["road", "words: road & highway <1>", "CC-BY-4.0"]
+    assert seen.find("license") is None
+    extensions = query(tmp_path / "layers.gpkg", "SELECT table_name, scope FROM gpkg_extensions WHERE extension_name = 'gpkg_metadata'")
+    assert extensions == [("gpkg_metadata", "read-write"), ("gpkg_metadata_reference", "read-write")]
+
+
+def test_the_file_is_a_whole_geopackage(package: Path) -> None:
+    """What the specification asks for (1.3, with the extensions R-tree and metadata), table by table."""
+    assert query(package, "PRAGMA application_id") == [(0x47504B47,)]
+    assert query(package, "PRAGMA integrity_check") == [("ok",)]
+    assert query(package, "PRAGMA foreign_key_check") == []
+    tables = {name for (name,) in query(package, "SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert {"gpkg_contents", "gpkg_extensions", "gpkg_geometry_columns", "gpkg_ogr_contents", "gpkg_spatial_ref_sys"} <= tables
+    assert {code for (code,) in query(package, "SELECT srs_id FROM gpkg_spatial_ref_sys")} >= {-1, 0, 4326, 32633}
+    layers = dict(query(package, "SELECT table_name, srs_id FROM gpkg_contents WHERE data_type = 'features'"))
+    assert layers == dict.fromkeys((*CLASSES.names, "coverage", "scenes"), 32633)
+    columns = query(package, "SELECT table_name, column_name, srs_id, z, m FROM gpkg_geometry_columns")
+    assert {row[0] for row in columns} == set(layers)
+    assert {row[1:] for row in columns} == {("geometry", 32633, 0, 0)}
+    counts = dict(query(package, "SELECT table_name, feature_count FROM gpkg_ogr_contents"))
+    for name in layers:
+        assert count(package, name) == count(package, f"rtree_{name}_geometry") == counts[name]
+        heads = query(package, f'SELECT DISTINCT hex(substr(geometry, 1, 3)) FROM "{name}"')  # noqa: S608 - ours
+        assert heads in ([], [("475000",)])  # GP, version 1
+
+
+def test_another_reader_finds_the_same(package: Path) -> None:
+    for name in (*CLASSES.names, "coverage", "scenes"):
+        ours = pyogrio.read_dataframe(package, layer=name)
+        with fiona.open(package, layer=name) as theirs:
+            assert theirs.crs.to_epsg() == 32633
+            assert list(theirs.schema["properties"]) == [column for column in ours.columns if column != "geometry"]
+            rows = list(theirs)
+        assert [row["properties"].get("area_m2") for row in rows] == ours["area_m2"].tolist()
+        assert all(shapely.geometry.shape(row["geometry"]).equals(shape) for row, shape in zip(rows, ours.geometry, strict=True))

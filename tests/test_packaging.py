@@ -27,6 +27,8 @@ def test_the_wheel_has_the_packages_the_configuration_and_the_weights_and_no_mor
     site, size = unpacked
     assert {p.name for p in site.iterdir() if not p.name.endswith(".dist-info")} == {"rs_pipeline", "rs_model", "rs_flows"}
     assert (site / "rs_pipeline" / "configs" / "run.yaml").is_file()
+    report = {p.name for p in (site / "rs_pipeline" / "report").iterdir()}
+    assert {"report.html", "report.css", "report.js", "leaflet_licence.txt"} <= report
     assert (site / "rs_model" / "weights" / "rs-tiny" / "model.safetensors").is_file()
     assert size < 14e6
 
@@ -38,6 +40,7 @@ def test_it_runs_outside_the_checkout(unpacked, make_scene, tmp_path):
     flags = ["--model", "fake_segmenter:pointwise", "--out", str(tmp_path / "o" / "run"), "--json"]
     done = subprocess.run([*command, *flags], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["status"] == "complete"
+    assert (tmp_path / "o" / "run" / "report.html").is_file()
     where = "import rs_pipeline.config as c; print(c.configs_folder())"
     found = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str(site / "rs_pipeline" / "configs")

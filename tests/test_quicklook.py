@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from conftest import random_pixels
 from PIL import Image
+from pyproj import Transformer
 from run_folder import labels_of
 
 from rs_pipeline.errors import OutputError
 from rs_pipeline.plan import plan_run
-from rs_pipeline.quicklook import quick_look
+from rs_pipeline.quicklook import quick_look, web_picture
 from rs_pipeline.reporting import Silent
 from rs_pipeline.run import execute
 
@@ -49,3 +50,24 @@ def test_there_is_none_of_a_run_that_is_not_there(make_scene, settings_for):
     shutil.rmtree(plan.out)
     with pytest.raises(OutputError, match="a finished run"):
         quick_look(plan)
+
+
+@pytest.mark.parametrize(("crs", "origin"), [("EPSG:32632", (500_000.0, 5_300_000.0)), ("EPSG:32660", (833_900.0, 10_000.0))])
+def test_on_a_web_map_the_scene_lies_where_it_is_also_across_the_antimeridian(make_scene, settings_for, crs, origin):
+    pixels = np.full((3, 400, 400), 20, np.uint8)
+    pixels[:, 100:140, 300:340] = 200
+    scene = make_scene(pixels=pixels, crs=crs, origin=origin)
+    picture = web_picture(plan_run(settings_for(scene, classes=("water",), sets=["radiometry.high_percent=100"])))
+    west, south, east, north = picture.bounds
+    assert 0 < east - west < 0.01
+    image = np.asarray(Image.open(io.BytesIO(picture.jpeg)).convert("L"))
+    lon, lat = Transformer.from_crs(crs, 4326, always_xy=True).transform(origin[0] + 320 / 2, origin[1] - 120 / 2)
+    row, col = (north - lat) / (north - south) * image.shape[0], ((lon - west) % 360) / (east - west) * image.shape[1]
+    bright = np.argwhere(image > 150)
+    np.testing.assert_allclose(bright.mean(0), (row, col), atol=2)
+    assert len(bright) == pytest.approx(1600, rel=0.2)
+
+
+def test_there_is_no_web_map_of_a_pole(make_scene, settings_for):
+    settings = settings_for(make_scene(crs="EPSG:3995", origin=(-40.0, 40.0)), classes=("water",))
+    assert web_picture(plan_run(settings)) is None

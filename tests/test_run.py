@@ -244,7 +244,8 @@ def test_too_many_scenes_for_one_run_are_refused(make_scene, settings_for, monke
 
 def test_the_run_folder_holds_what_the_readme_says(make_scene, settings_for):
     summary = run(settings_for(make_scene()))
-    assert sorted(p.name for p in Path(summary["out"]).iterdir()) == sorted([*PRODUCTS, "run.json"])
+    assert sorted(p.name for p in Path(summary["out"]).iterdir()) == sorted([*summary["files"], "run.json"])
+    assert set(PRODUCTS) <= set(summary["files"])
     assert json.loads((Path(summary["out"]) / "run.json").read_text()) == json.loads(json.dumps(summary))
     with rasterio.open(Path(summary["out"]) / "labels.tif") as file:
         assert (file.dtypes, file.nodata, file.crs.to_epsg()) == (("uint8",), 255, 32632)

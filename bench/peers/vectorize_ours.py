@@ -1,6 +1,6 @@
 """rs-seg: windowed reads of a label raster, `polygonize`, `write_layers`, as a run does it and with its defaults.
 
-Scores and sources are constants, and there is no coverage layer to trace (it stays empty): no peer has either.
+Scores and sources are constants, and coverage and scenes stay empty: no peer has them.
 """
 
 # ruff: noqa: E402 - Arrow reads the environment when it is imported
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+import shapely
 from measure import Meter
 from numpy.typing import NDArray
 from pyproj import CRS
@@ -26,7 +27,7 @@ from rs_pipeline.classes import SCORE_MAX, Class, ClassSet
 from rs_pipeline.cog import little_cache
 from rs_pipeline.config import configs_folder, read_yaml
 from rs_pipeline.grid import Grid, Window
-from rs_pipeline.layers import write_layers
+from rs_pipeline.layers import SceneFootprint, write_layers
 from rs_pipeline.vectorize import Outlines, polygonize
 
 CLASSES = 6
@@ -44,7 +45,8 @@ def vectorize(source: Path, target: Path, block_px: int) -> None:
             return labels, np.full(window.shape, SCORE_MAX, np.uint8), np.zeros(window.shape, np.uint8)
 
         features = polygonize(grid, CLASSES, read_block, block_px, Outlines(connectivity=4), len(os.sched_getaffinity(0)))
-        write_layers(target, crs, classes, features, (), [("scene", None)])
+        scene = SceneFootprint("scene", None, grid.gsd_m, str(source), None, shapely.Polygon(), 0)
+        write_layers(target, grid, classes, features, (), [scene])
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from rs_pipeline.cli import archive, catalog, clean, demo, deploy, evaluate, models, run, status, train
+from rs_pipeline.cli import archive, catalog, clean, compare, demo, deploy, evaluate, models, run, status, train, view
 from rs_pipeline.errors import RsSegError
 
 _INTERRUPTED = 130
@@ -24,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run_command)
+app.command("compare")(compare.compare_command)
+app.command("view")(view.view_command)
 app.command("status")(status.status_command)
 app.command("clean")(clean.clean_command)
 app.add_typer(catalog.app, name="catalog", help="The archive: add, list and validate scenes.")

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from rs_pipeline.cli.compare import print_changes
+
 if TYPE_CHECKING:
     from rs_pipeline.config import RunSettings
 
@@ -25,12 +27,20 @@ def run_command(
         list[str] | None, typer.Option(help="GeoTIFF, folder of them, or STAC catalog; may be repeated. Default: the configured catalog.")
     ] = None,
     datetime: Annotated[str | None, typer.Option(help="FROM/TO (either may be empty), or one day.")] = None,
+    compare_to: Annotated[
+        str | None, typer.Option(help="Dates of a second run: both, into OUT/a and OUT/b, and what changed, into OUT/changes.")
+    ] = None,
     out: Annotated[str | None, typer.Option(help="Run folder. Default: outputs/RUN-ID.")] = None,
     model: Annotated[str | None, typer.Option(help="Installed model, folder of weights, or package.module:callable.")] = None,
     refine: Annotated[str | None, typer.Option(help="Refinement preset of configs/refine/, or a YAML file. Default: recommended.")] = None,
     gsd: Annotated[float | None, typer.Option(help="Metres per pixel. Default: the model's, or the scene's where coarser.")] = None,
     tile_px: Annotated[int | None, typer.Option(help="Side of a tile, pixels. Default: the model's.")] = None,
     overlap_px: Annotated[int | None, typer.Option(help="Pixels shared by neighbouring tiles. Default: an eighth of a tile.")] = None,
+    roads_as_lines: Annotated[bool, typer.Option("--roads-as-lines", help="Centre lines of class road, too, into lines.gpkg.")] = False,
+    formats: Annotated[
+        str | None, typer.Option("--format", help="Beside layers.gpkg, separated by commas: flatgeobuf, geoparquet, geojson, pmtiles.")
+    ] = None,
+    crs: Annotated[str | None, typer.Option(help="CRS of the layers, as EPSG:4326. Default: that of the run's grid.")] = None,
     cluster: Annotated[str | None, typer.Option(help="in-process, local, cuda, or tcp://HOST:PORT of a Dask scheduler.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes of a local cluster.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles per forward pass. Default: by their size, at most 4.")] = None,
@@ -62,6 +72,9 @@ def run_command(
             "gsd_m": gsd,
             "tile_px": tile_px,
             "overlap_px": overlap_px,
+            "vectors.formats": tuple(name.strip() for name in formats.split(",") if name.strip()) if formats is not None else None,
+            "vectors.crs": crs,
+            "vectors.lines": ("road",) if roads_as_lines else None,
             "workers.cluster": cluster,
             "workers.count": workers,
             "workers.batch_size": batch_size,
@@ -69,12 +82,14 @@ def run_command(
         sets or (),
     )
     if dry_run:
-        _do_dry_run(settings, as_json=as_json)
+        _do_dry_run(settings, compare_to, as_json=as_json)
         return
     from rs_pipeline.plan import plan_run
     from rs_pipeline.run import execute
 
-    if flow:
+    if compare_to is not None:
+        found = _do_dates(settings, compare_to, flow=flow)
+    elif flow:
         found = _do_flow(settings)
     else:
         with TerminalReporter() as reporter:
@@ -84,12 +99,14 @@ def run_command(
                 found = each_scene(settings, lambda plan: execute(plan, reporter), reporter)
             else:
                 found = execute(plan_run(settings), reporter)
-    runs = found["runs"] if settings.per_scene else [found]
+    runs = found.get("runs", [found])
     if as_json:
         _print_json(found)
     else:
         for summary in runs:
             _print_summary(summary)
+        if "changes" in found:
+            print_changes(found["changes"])
     if found.get("failed") or any(summary["tiles"]["failed"] for summary in runs):
         raise typer.Exit(_PARTIAL)
 
@@ -104,11 +121,25 @@ def _do_flow(settings: RunSettings) -> dict[str, Any]:
     return found
 
 
-def _do_dry_run(settings: RunSettings, *, as_json: bool) -> None:
+def _do_dates(settings: RunSettings, other: str, *, flow: bool) -> dict[str, Any]:
+    from rs_pipeline.cli.progress import TerminalReporter
+    from rs_pipeline.plan import plan_run
+    from rs_pipeline.run import execute
+    from rs_pipeline.two_dates import run_dates
+
+    with TerminalReporter() as reporter:
+        return run_dates(settings, other, _do_flow if flow else lambda dated: execute(plan_run(dated), reporter), reporter)
+
+
+def _do_dry_run(settings: RunSettings, compare_to: str | None, *, as_json: bool) -> None:
     from rs_pipeline.dry_run import describe_dry_run
     from rs_pipeline.plan import plan_run
 
-    if settings.per_scene:
+    if compare_to is not None:
+        from rs_pipeline.two_dates import settings_of_dates
+
+        found = {"runs": [describe_dry_run(plan_run(dated)) for dated in settings_of_dates(settings, compare_to)]}
+    elif settings.per_scene:
         from rs_pipeline.cli.progress import TerminalReporter
         from rs_pipeline.per_scene import each_scene
 
@@ -119,7 +150,7 @@ def _do_dry_run(settings: RunSettings, *, as_json: bool) -> None:
     if as_json:
         _print_json(found)
         return
-    for report in found["runs"] if settings.per_scene else [found]:
+    for report in found.get("runs", [found]):
         _print_dry_run(report)
 
 

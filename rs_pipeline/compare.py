@@ -1,0 +1,293 @@
+"""Two finished runs over one place, of two dates or two models: what each class gained and lost."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rs_pipeline import __version__
+from rs_pipeline.change_layers import Change, Changed, write_change_layers
+from rs_pipeline.change_summary import describe_areas
+from rs_pipeline.changes import find_gained, margin_px
+from rs_pipeline.classes import NOT_OBSERVED
+from rs_pipeline.cog import BlockRaster, Look, little_cache
+from rs_pipeline.errors import OutputError, UsageError
+from rs_pipeline.grid import Grid, Window
+from rs_pipeline.keys import digest
+from rs_pipeline.labels import Labels, values_of, whole_pixel_offset
+from rs_pipeline.products import staged
+from rs_pipeline.reporting import Reporter, Silent
+from rs_pipeline.run_folder import RunFolder, read_run
+from rs_pipeline.vectorize import OBSERVED, Features, Outlines, polygonize, polygonize_coverage
+
+SUMMARY = "changes.json"
+LAYERS = "changes.gpkg"
+FORMAT = 1
+"""Raised whenever the same runs would give other changes than before."""
+MAX_TOLERANCE_PX = 200
+"""Blocks are read with a margin of three tolerances."""
+_LABELS = "labels.tif"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What counts as a change."""
+
+    tolerance: str = "1px"
+    """How far outlines may be misplaced: metres, as `2` or `2m`, or pixels of the first run, as `1px`; see `rs_pipeline.changes`."""
+    min_area_m2: float = 0.0
+    """Smallest area of a polygon of change that is kept, each taken whole."""
+    connectivity: Literal[4, 8] = 4
+    """4: pixels that share a side are one polygon; 8: a corner will do."""
+    block_px: int = 1024
+    """Side of a block, pixels: sets the memory, and nothing else."""
+
+    def tolerance_px(self, grid: Grid) -> float:
+        """The tolerance in pixels of a grid.
+
+        Raises
+        ------
+        UsageError: not a distance, or a very long one.
+        """
+        found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) *(m|px)?", self.tolerance.strip())
+        if found is None:
+            raise UsageError("a tolerance as 2m or 1px", repr(self.tolerance), "Give metres or pixels, 0 for none.")
+        pixels = float(found[1]) / (1.0 if found[2] == "px" else grid.gsd_m)
+        if pixels > MAX_TOLERANCE_PX:
+            raise UsageError(f"a tolerance of at most {MAX_TOLERANCE_PX} pixels", f"{pixels:g} pixels", "Give a smaller one.")
+        return pixels
+
+
+def compare_runs(
+    run_a: Path, run_b: Path, out: Path | None = None, rules: Rules = Rules(), *, overwrite: bool = False, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Change from one run to another, on the grid of the first; classes are matched by name.
+
+    Writes a folder with `changes.gpkg`, layers of what each class gained and lost, and `changes.json`, areas. A comparison that is there
+    already is not done again.
+
+    Parameters
+    ----------
+    run_a, run_b: run folders, before and after.
+    out: folder to make; None: `changes-A-B` beside the first run.
+    overwrite: replace a folder that holds another comparison.
+
+    Returns
+    -------
+    The content of `changes.json`.
+
+    Raises
+    ------
+    OutputError: a folder holds no finished run, or `out` cannot be written.
+    UsageError: the runs do not overlap or have no class in common, or the rules make no sense.
+    """
+    a, b = read_run(run_a), read_run(run_b)
+    folder = out.absolute() if out is not None else a.path.parent / f"changes-{a.path.name}-{b.path.name}"
+    comparison = Comparison(a, b, rules)
+    key = comparison.key()
+    existing = _find_existing(folder, key, overwrite=overwrite)
+    if existing is not None:
+        return existing
+    start = time.perf_counter()
+    with staged(folder, replace=overwrite) as aside:
+        found = comparison.write(aside, reporter or Silent())
+        summary = {
+            "product": "rs-seg changes",
+            "version": __version__,
+            "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "out": str(folder),
+            "key": key,
+            **found,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        (aside / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return summary
+
+
+def _find_existing(folder: Path, key: str, *, overwrite: bool) -> dict[str, Any] | None:
+    if not folder.exists():
+        return None
+    try:
+        found: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        came = f"{folder}, which holds something else"
+        raise OutputError("a free name, or the folder of a comparison", came, "Choose another --out.") from error
+    if found.get("key") == key and (folder / LAYERS).is_file():
+        return {**found, "out": str(folder)}  # it may have been moved
+    if not overwrite:
+        fix = "Choose another --out, or say --overwrite."
+        raise OutputError("a free name, or a folder of this very comparison", f"{folder} with another one", fix)
+    return None
+
+
+class Comparison:
+    """Two runs and what of them can be compared.
+
+    Raises
+    ------
+    UsageError: as `compare_runs`.
+    """
+
+    def __init__(self, a: RunFolder, b: RunFolder, rules: Rules) -> None:
+        self.a, self.b, self.rules, self.grid = a, b, rules, a.grid
+        self.tolerance_px = rules.tolerance_px(a.grid)
+        common = [name for name in a.classes.names if name in b.classes.names]
+        if not common:
+            came = f"{', '.join(a.classes.names)} and {', '.join(b.classes.names)}"
+            raise UsageError("two runs with a class in common", came, "Compare runs of the same class names.")
+        self.names = dict(enumerate(common, 1))
+        values = {name: value for value, name in self.names.items()}
+        self._before = Labels(str(a.path / _LABELS), a.grid, values_of(a.classes, values))
+        self._after = Labels(str(b.path / _LABELS), b.grid, values_of(b.classes, values))
+        self._is_resampled = whole_pixel_offset(a.grid, b.grid) is None
+
+    def key(self) -> str:
+        """Digest of everything that decides the changes."""
+        runs = [[str(run.path), run.manifest["run_key"], run.manifest["finished"]] for run in (self.a, self.b)]
+        return digest(
+            {
+                "format": FORMAT,
+                "runs": runs,
+                "tolerance_px": self.tolerance_px,
+                "rules": {**asdict(self.rules), "block_px": 0, "tolerance": ""},
+            }
+        )
+
+    def notes(self) -> list[str]:
+        """What the reader should know."""
+        notes = []
+        for run, other in ((self.a, self.b), (self.b, self.a)):
+            alone = [name for name in run.classes.names if name not in other.classes.names]
+            if alone:
+                notes.append(f"{', '.join(alone)} is in {run.path.name} only: not compared, and background there")
+            if run.manifest["status"] != "complete":
+                notes.append(f"{run.path.name} has failed tiles, which are not observed and not compared")
+        if self._is_resampled:
+            sizes = f"{self.b.grid.gsd_m:.3g} m in {self.b.grid.crs.to_string()}, {self.grid.gsd_m:.3g} m in {self.grid.crs.to_string()}"
+            notes.append(f"{self.b.path.name} was brought onto the grid of {self.a.path.name} ({sizes}), nearest neighbour")
+        return notes
+
+    def write(self, folder: Path, reporter: Reporter) -> dict[str, Any]:
+        """Write `changes.gpkg` into a folder.
+
+        Returns
+        -------
+        What `changes.json` says of the runs and their changes.
+        """
+        rules, threads = self.rules, len(os.sched_getaffinity(0))
+        outlines = Outlines(rules.connectivity, rules.min_area_m2)
+        reporter.stage("compare", 3 * len(list(_blocks(self.grid, rules.block_px))))
+        scratch = folder / "after.part.tif"
+        with little_cache(), closing(BlockRaster(scratch, self.grid, 1, Look(NOT_OBSERVED, ("class",), {}))) as placed:
+            counts = self._place(placed, reporter)
+            changes: dict[Change, Iterator[Features]] = {
+                change: polygonize(self.grid, len(self.names), _Reader(self, placed, change, reporter), rules.block_px, outlines, threads)
+                for change in ("gained", "lost")
+            }
+            sums = write_change_layers(
+                folder / LAYERS,
+                self.grid,
+                self.names,
+                changes,
+                self._coverage(placed, threads),
+                "Polygon" if rules.connectivity == 4 else "MultiPolygon",
+            )
+        scratch.unlink()
+        return self._describe(counts, sums)
+
+    def _place(self, placed: BlockRaster, reporter: Reporter) -> NDArray[np.int64]:
+        """Bring the second run onto the grid; (256, 256) pixels by label before and after."""
+        counts = np.zeros((256, 256), np.int64)
+        for window in _blocks(self.grid, self.rules.block_px):
+            before, after = self._before.read(window), self._after.read_on(self.grid, window)
+            placed.write(window, after[None])
+            counts += np.bincount(before.ravel().astype(np.int64) * 256 + after.ravel(), minlength=256 * 256).reshape(256, 256)
+            reporter.advance(1)
+        if not counts[:NOT_OBSERVED, :NOT_OBSERVED].any():
+            came = f"{self.a.path} and {self.b.path}, which share no observed pixel"
+            raise UsageError("two runs over one place", came, "Compare runs whose areas overlap.")
+        return counts
+
+    def read_pair(self, placed: BlockRaster, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Labels (h, w) before and after, in a window that may reach beyond the grid."""
+        after = np.full(window.shape, NOT_OBSERVED, np.uint8)
+        inside = self.grid.window.intersection(window)
+        if inside is not None:
+            after[inside.slices(window)] = placed.read(inside)[0]
+        return self._before.read(window), after
+
+    def _coverage(self, placed: BlockRaster, threads: int) -> Iterator[Features]:
+        """Where either run observed something: OBSERVED where both did."""
+
+        def read_states(window: Window) -> NDArray[np.uint8]:
+            before, after = self.read_pair(placed, window)
+            return np.where((before == NOT_OBSERVED) | (after == NOT_OBSERVED), np.uint8(NOT_OBSERVED), np.uint8(OBSERVED))
+
+        def read_inside(window: Window) -> NDArray[np.bool_]:
+            before, after = self.read_pair(placed, window)
+            inside: NDArray[np.bool_] = (before != NOT_OBSERVED) | (after != NOT_OBSERVED)
+            return inside
+
+        return polygonize_coverage(self.grid, read_states, read_inside, self.rules.block_px, threads)
+
+    def _describe(self, counts: NDArray[np.int64], sums: dict[str, Changed]) -> dict[str, Any]:
+        rules, tolerance_px = asdict(self.rules), self.tolerance_px
+        return {
+            "a": _describe_run(self.a),
+            "b": _describe_run(self.b),
+            "rules": {**rules, "tolerance_px": tolerance_px, "tolerance_m": tolerance_px * self.grid.gsd_m},
+            "grid": self.grid.to_dict(),
+            **describe_areas(counts, self.names, sums, abs(self.grid.transform.determinant)),
+            "notes": self.notes(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Blocks of what was gained, or lost, as `polygonize` reads them."""
+
+    comparison: Comparison
+    placed: BlockRaster
+    change: Change
+    reporter: Reporter
+
+    def __call__(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+        tolerance_px = self.comparison.tolerance_px
+        margin = margin_px(tolerance_px)
+        wider = Window(window.row_off - margin, window.col_off - margin, window.height + 2 * margin, window.width + 2 * margin)
+        before, after = self.comparison.read_pair(self.placed, wider)
+        if self.change == "lost":
+            before, after = after, before
+        changed = find_gained(before, after, tolerance_px)[window.slices(wider)]
+        nothing = np.zeros(window.shape, np.uint8)
+        self.reporter.advance(1)
+        return changed, nothing, nothing
+
+
+def _describe_run(run: RunFolder) -> dict[str, Any]:
+    facts = run.manifest
+    return {
+        "out": str(run.path),
+        "run_key": facts["run_key"],
+        "status": facts["status"],
+        "model": facts["model"],
+        "dates": run.dates[:: max(1, len(run.dates) - 1)],
+        "gsd_m": run.grid.gsd_m,
+    }
+
+
+def _blocks(grid: Grid, size: int) -> Iterator[Window]:
+    for row in range(0, grid.height, size):
+        for col in range(0, grid.width, size):
+            yield Window(row, col, min(size, grid.height - row), min(size, grid.width - col))

@@ -1,0 +1,132 @@
+"""A GeoPackage of centre lines, styled: roads as a network wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pyarrow as pa
+import shapely
+from pyproj import CRS, Transformer
+
+from rs_pipeline.centre_lines import CentreLine, centre_lines
+from rs_pipeline.classes import Class, ClassSet
+from rs_pipeline.errors import UsageError
+from rs_pipeline.geopackage import write_geopackage
+from rs_pipeline.grid import Grid
+from rs_pipeline.spool import GEOMETRY_COLUMN, Spool, as_output_error
+from rs_pipeline.styles import write_styles
+from rs_pipeline.vectorize import Features
+
+LINES = "lines.gpkg"
+_SCHEMA = pa.schema(
+    [
+        pa.field(GEOMETRY_COLUMN, pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"}),
+        ("class", pa.string()),
+        ("object", pa.int64()),
+        ("length_m", pa.float64()),
+        ("width_m", pa.float64()),
+    ]
+)
+
+
+@dataclass(slots=True)
+class LinesSummary:
+    """What a layer of lines holds."""
+
+    count: int = 0
+    length_m: float = 0.0
+
+
+def classes_as_lines(names: Sequence[str], classes: ClassSet) -> list[Class]:
+    """The classes whose centre lines are asked for.
+
+    Raises
+    ------
+    UsageError: one that the run does not look for.
+    """
+    unknown = [name for name in names if name not in classes.names]
+    if unknown:
+        came = f"{', '.join(unknown)} beside {', '.join(classes.names)}"
+        raise UsageError("lines of classes that are asked for", came, "Add it to --classes, or leave it out of vectors.lines.")
+    return [item for item in classes if item.name in names]
+
+
+def line_layer(name: str) -> str:
+    """Name of the layer of a class's centre lines."""
+    return f"{name}_lines"
+
+
+def write_lines(
+    path: Path, grid: Grid, classes: Sequence[Class], features: Iterable[Features], min_hole_m2: float = 0.0, crs: CRS | None = None
+) -> dict[str, LinesSummary]:
+    """Write a layer of centre lines of each class; gives their sums by class. Layers that stay empty are there too.
+
+    Attributes: `object`, id of the polygon of pixels that share sides; `length_m`; `width_m`, its mean.
+
+    Parameters
+    ----------
+    path: the GeoPackage to make; one that is there is replaced.
+    grid: metric; its pixels were traced.
+    features: objects of pixels that share sides, not simplified; others than of `classes` are passed over.
+    min_hole_m2: smaller holes are filled first.
+    crs: of the layers; None: the grid's.
+
+    Raises
+    ------
+    OutputError: the file cannot be written.
+    """
+    names = {item.value: item.name for item in classes}
+    sums = {name: LinesSummary() for name in names.values()}
+    moving = Transformer.from_crs(grid.crs, crs, always_xy=True) if crs is not None and crs != grid.crs else None
+    with as_output_error(path):
+        path.unlink(missing_ok=True)
+        folder = TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
+    with folder as scratch:
+        spool = Spool(Path(scratch))
+        for name in sums:
+            spool.create(line_layer(name), _SCHEMA, "LineString")
+        for batch in features:
+            for value in set(names) & set(np.unique(batch.value).tolist()):
+                numbers, lines = _lines(batch, value, grid.gsd_m, min_hole_m2)
+                sums[names[value]].count += len(lines)
+                sums[names[value]].length_m += sum(line.length_m for line in lines)
+                shapes = [line.geometry for line in lines]
+                moved = shapely.transform(shapes, lambda p: np.column_stack(moving.transform(*p.T))) if moving is not None else shapes
+                lengths, widths = [line.length_m for line in lines], [line.width_m for line in lines]
+                columns = [pa.array(shapely.to_wkb(moved), pa.binary()), [names[value]] * len(lines), numbers, lengths, widths]
+                with as_output_error(path):
+                    spool.add(line_layer(names[value]), pa.table(columns, schema=_SCHEMA))
+        with as_output_error(path):
+            write_geopackage(path, spool.close(), crs or grid.crs)
+            write_styles(path, GEOMETRY_COLUMN, {line_layer(item.name): _line_style(item.colour) for item in classes})
+    return sums
+
+
+def _lines(batch: Features, value: int, step_m: float, min_hole_m2: float) -> tuple[list[int], list[CentreLine]]:
+    """The centre lines of a class in a batch, and the id of the object of each."""
+    chosen = np.flatnonzero(batch.value == value)
+    polygons = shapely.from_wkb(batch.geometry.take(pa.array(chosen)).to_numpy(zero_copy_only=False))
+    objects = zip(batch.id[chosen].tolist(), polygons, strict=True)
+    found = [(number, line) for number, polygon in objects for line in centre_lines(polygon, step_m, min_hole_m2)]
+    return [number for number, _ in found], [line for _, line in found]
+
+
+def _line_style(colour: tuple[int, int, int]) -> str:
+    """QML: a line of the class's colour, half a millimetre wide."""
+    root = ET.Element("qgis", version="3.22.0", styleCategories="Symbology")
+    renderer = ET.SubElement(root, "renderer-v2", type="singleSymbol", symbollevels="0", enableorderby="0", forceraster="0")
+    symbol = ET.SubElement(
+        ET.SubElement(renderer, "symbols"), "symbol", type="line", name="0", alpha="1", clip_to_extent="1", force_rhr="0"
+    )
+    layer = ET.SubElement(symbol, "layer", {"class": "SimpleLine", "enabled": "1", "locked": "0", "pass": "0"})
+    options = ET.SubElement(layer, "Option", type="Map")
+    settings = {"line_color": f"{','.join(map(str, colour))},255", "line_style": "solid", "line_width": "0.5", "line_width_unit": "MM"}
+    for key, text in settings.items():
+        ET.SubElement(options, "Option", type="QString", name=key, value=text)
+        ET.SubElement(layer, "prop", k=key, v=text)  # read by QGIS before 3.26
+    return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + ET.tostring(root, encoding="unicode")
