@@ -266,9 +266,13 @@ def test_an_item_that_takes_too_long_is_one_failure(server, archive):
 def test_a_deployment_runs_on_a_worker_to_its_end_and_on_its_schedule(server, client, archive, tmp_path):
     archive["name"] = "deployed"
     (tmp_path / "archive.yaml").write_text(json.dumps(archive))
-    deploy = [*RS_SEG, "deploy", "--archive", "archive.yaml", "--cron", "* * * * *", "--pool", "tests"]
-    said = subprocess.run(deploy, cwd=tmp_path, env=server, check=True, capture_output=True, text=True).stdout
-    assert "segment-archive/deployed at '* * * * *' UTC" in said
+
+    def deploy(cron):
+        command = [*RS_SEG, "deploy", "--archive", "archive.yaml", "--cron", cron, "--pool", "tests"]
+        return subprocess.run(command, cwd=tmp_path, env=server, check=True, capture_output=True, text=True).stdout
+
+    # Of two runs at once the later one is cancelled: the schedule has to wait for the run that is watched.
+    assert "segment-archive/deployed at '0 0 1 1 *' UTC" in deploy("0 0 1 1 *")
     with worker("tests", server, tmp_path, tmp_path / "worker.log"):
         start = [PREFECT, "deployment", "run", "segment-archive/deployed", "--watch", "--watch-interval", "1"]
         ran = subprocess.run(start, env=server, check=False, capture_output=True, text=True, timeout=150)
@@ -276,12 +280,12 @@ def test_a_deployment_runs_on_a_worker_to_its_end_and_on_its_schedule(server, cl
         assert sorted(p.name for p in (tmp_path / "runs" / "scenes").iterdir() if (p / "run.json").is_file()) == [
             "s_20240101", "s_20240201", "s_20240301",
         ]  # fmt: skip
+        deploy("* * * * *")
 
         def fired():
             return [r for r in deployment_runs(client) if r.auto_scheduled and r.state.is_completed()]
 
         assert eventually(fired, 150), (tmp_path / "worker.log").read_text()
-    assert "Cancel" not in {r.state.name for r in fired()}
 
 
 def deployment_runs(client):

@@ -133,9 +133,12 @@ def test_what_is_wrong_is_said_in_one_line(summary, tmp_path, capsys, monkeypatc
 def test_it_says_its_address_and_an_interruption_is_its_end(summary):
     command = [sys.executable, "-m", "rs_pipeline", "view", summary["out"], "--port", "0", "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\n", process.stdout.readline())
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=30) == ("", "")
+        try:
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\n", process.stdout.readline())
+            process.send_signal(signal.SIGTERM)  # which the command takes as Ctrl-C; a shell's background jobs do not hear that
+            assert process.communicate(timeout=30) == ("", "")
+        finally:
+            process.kill()
     assert process.returncode == 0
 
 

@@ -153,7 +153,7 @@ def test_the_next_batch_is_read_while_the_model_computes_and_each_has_one_thread
 
     monkeypatch.setattr(OpenJob, "read_tile", read)
     monkeypatch.setattr(fake_segmenter.Pointwise, "segment", compute)
-    summary = run(settings_for(make_scene(), **{"workers.batch_size": 1}))
+    summary = run(settings_for(make_scene(), report=False, **{"workers.batch_size": 1}))
     assert summary["status"] == "complete"
     assert len(threads["segment"]) == len(threads["read"]) == summary["tiles"]["planned"] == planned
     assert len(set(threads["read"])) == len(set(threads["segment"])) == 1
