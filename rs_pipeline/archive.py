@@ -26,7 +26,6 @@ from rs_pipeline.locks import hold
 from rs_pipeline.plan import query_of
 from rs_pipeline.products import read_manifest
 from rs_pipeline.reporting import Reporter
-from rs_pipeline.run import PRODUCTS
 from rs_pipeline.segmenter import find_provider
 from rs_pipeline.stac_assets import Image
 from rs_pipeline.vocabulary import load_vocabulary
@@ -37,7 +36,7 @@ Do = Callable[[RunSettings], dict[str, Any]]
 """Makes a run of its settings and gives the content of its `run.json`."""
 _NOT_OF_PRODUCTS = {
     "aoi", "source", "catalog", "collections", "datetime", "max_cloud_cover", "scenes", "per_scene", "roots",
-    "out", "outputs", "store", "overwrite", "workers", "prompt_batch", "refine",
+    "out", "outputs", "store", "overwrite", "workers", "prompt_batch", "refine", "report",
 }  # fmt: skip
 """Settings that decide which items are found, or how they are computed, and those that count by what they name."""
 _LONGEST_NAME = 120
@@ -136,7 +135,9 @@ class Archive:
         if row.status != "done" or (row.product is None and self.settings.products is not None):
             return row.status == "outside"
         manifest, folder = read_manifest(Path(row.out)), Path(row.out)
-        return manifest is not None and manifest.get("run_key") == row.run_key and all((folder / name).is_file() for name in PRODUCTS)
+        return (
+            manifest is not None and manifest.get("run_key") == row.run_key and all((folder / name).is_file() for name in manifest["files"])
+        )
 
     def folder_of(self, entry: Entry) -> Path:
         """Run folder of an item: the newest settings' run, in the place of the one before."""

@@ -119,7 +119,7 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
     gsd_m, gsd_notes = choose_gsd(settings.gsd_m, info, scenes)
     grid = build_grid(crs, gsd_m, aoi, scenes)
     if layers_crs is not None:
-        check_place(grid, layers_crs)
+        check_place(grid, layers_crs, lines=bool(settings.vectors.lines))
     plan = _cut(grid, aoi, settings, info)
     prepared, radiometry_notes = _prepare(scenes, settings)
     tiles = plan.count()

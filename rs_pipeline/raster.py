@@ -306,19 +306,20 @@ def opened(href: str, version: str = "") -> Iterator[Any]:
         yield source
 
 
-def open_image(href: str, version: str = "", overview_level: int | None = None) -> Any:
+def open_image(href: str, version: str = "", overview_level: int | None = None, *, tiff: bool = False) -> Any:
     """The image, open, or one of its overviews.
 
     Parameters
     ----------
     version: its fingerprint; see `gdal_path`.
+    tiff: nothing but a TIFF will do, wherever it is.
 
     Raises
     ------
     RasterioError, OSError: it cannot be.
     """
     # What a server gives may say that it is a virtual raster of this machine's files: from there, TIFFs alone are images.
-    driver = {"driver": "GTiff"} if "://" in href else {}
+    driver = {"driver": "GTiff"} if tiff or "://" in href else {}
     level = {"overview_level": overview_level} if overview_level is not None else {}
     return rasterio.open(gdal_path(href, version), **driver, **level)
 

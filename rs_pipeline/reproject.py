@@ -13,9 +13,12 @@ from pyproj.exceptions import CRSError
 
 from rs_pipeline.errors import ConfigError, OutputError
 from rs_pipeline.grid import Grid
+from rs_pipeline.outline import lon_lat_outline
 
 EDGE_PX = 256
 """Longer edges get points of their own, since a straight line is none elsewhere: what is left bends by less than a hundredth of a pixel."""
+_TEAR = 50.0
+"""Steps so many times as long as most are over an edge of the CRS."""
 _TURNS = {"EPSG:4326": 360.0, "EPSG:3857": 2 * 20037508.342789244}
 """Once around the world, for the CRSs whose edge is the antimeridian."""
 
@@ -37,14 +40,34 @@ def read_crs(text: str) -> CRS:
     return crs
 
 
-def check_place(grid: Grid, target: CRS) -> None:
-    """Refuse a CRS that cannot express the place of a grid.
+def check_place(grid: Grid, target: CRS, *, lines: bool = False) -> None:
+    """Refuse a CRS that cannot express the place of a grid, or that tears it where we do not cut.
+
+    Parameters
+    ----------
+    lines: whether centre lines go there too, which are never cut.
 
     Raises
     ------
     OutputError: it cannot.
     """
+    place = lon_lat_outline(grid.crs, grid.transform, grid.height, grid.width)
+    west, _, east, _ = place.bounds if not place.is_empty else (0.0, 0.0, 0.0, 0.0)
+    is_cut = east - west > 180  # it lies on both sides of the antimeridian, or around a pole
+    cuts = target.is_geographic or target.to_string() in _TURNS
+    holds_pole = is_cut and shapely.unary_union(place).geom_type == "Polygon"
+    if grid.crs != target and ((cuts and (holds_pole or (is_cut and lines))) or (not cuts and _is_torn(grid, target))):
+        fix = "Leave out --crs, or choose one made for the place."
+        raise OutputError("a CRS that holds the place in one piece", f"{target.name}, with an edge in it", fix)
     Reprojection(grid.crs, target, max(grid.shape) * grid.gsd_m)(pa.array([shapely.to_wkb(shapely.box(*grid.bounds))]), multi=False)
+
+
+def _is_torn(grid: Grid, target: CRS) -> bool:
+    """True where neighbours on the grid's outline are far apart in another CRS."""
+    outline = shapely.segmentize(shapely.box(*grid.bounds).exterior, max(grid.shape) * grid.gsd_m / 256)
+    x, y = Transformer.from_crs(grid.crs, target, always_xy=True).transform(*shapely.get_coordinates(outline).T)
+    steps = np.hypot(np.diff(x), np.diff(y))
+    return bool(steps.max() > _TEAR * np.median(steps))
 
 
 class Reprojection:

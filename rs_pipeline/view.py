@@ -78,7 +78,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         # Another site's name may be made to mean this machine: its pages must not read the run.
-        if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in _NAMES:
+        try:
+            name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        except ValueError:
+            name = None
+        if name not in _NAMES:
             self.send_error(HTTPStatus.FORBIDDEN)
             return
         path = urlsplit(self.path).path

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rs_pipeline.errors import UsageError
+from rs_pipeline.fingerprints import has_changed
 from rs_pipeline.raster import open_image
 
 try:
@@ -17,6 +18,8 @@ try:
 except ImportError as error:
     raise UsageError("what `rs-seg view` needs", f"no rio-tiler ({error})", "Install it: pip install 'rs-seg[view]'.") from error
 
+_SAME_S = 60.0
+"""An image behind a server is asked for so often whether it is the same."""
 MAX_ZOOM = 24
 """Deepest tiles; their pixels are about a centimetre."""
 
@@ -55,7 +58,10 @@ class RunTiles:
         return _png(tile)
 
     def _scene(self, scene: Mapping[str, Any], column: int, row: int, zoom: int) -> ImageData:
-        with open_image(scene["href"], scene["fingerprint"]) as image, Reader(None, dataset=image) as reader:
+        # A run folder may be somebody else's: what its manifest names is opened if it is the very image, and a TIFF, and nothing else.
+        if not scene["fingerprint"] or has_changed(scene["href"], scene["fingerprint"], max_age_s=_SAME_S):
+            raise TileOutsideBounds("no longer the image of the run")
+        with open_image(scene["href"], scene["fingerprint"], tiff=True) as image, Reader(None, dataset=image) as reader:
             tile = reader.tile(column, row, zoom, tilesize=256, indexes=scene["bands"], **self._nodata)
         low, high = scene["stretch"]["low"], scene["stretch"]["high"]
         stretched: ImageData = tile.rescale([(least, max(most, least + 1e-6)) for least, most in zip(low, high, strict=True)])

@@ -19,7 +19,7 @@ from rs_pipeline.errors import ConfigError, OutputError, UsageError
 from rs_pipeline.grid import Grid
 from rs_pipeline.layers import Delivery, SceneFootprint, write_layers
 from rs_pipeline.plan import plan_run
-from rs_pipeline.reproject import Reprojection
+from rs_pipeline.reproject import Reprojection, check_place
 from rs_pipeline.run import run
 from rs_pipeline.vector_formats import FORMATS, check_formats
 from rs_pipeline.vectorize import polygonize, polygonize_coverage
@@ -266,3 +266,25 @@ def test_ids_stay_from_run_to_run_and_whatever_the_blocks(make_scene, settings_f
 def test_every_setting_has_its_format():
     assert tuple(FORMATS) == ALL
     assert all(a != b for a, b in pairwise(sorted(made.suffix for made in FORMATS.values())))
+
+
+@pytest.mark.parametrize(
+    ("crs", "origin", "target", "lines", "torn"),
+    [
+        ("EPSG:32660", (590_000.0, 8_000_000.0), "EPSG:6933", False, True),
+        ("EPSG:32660", (590_000.0, 8_000_000.0), "EPSG:3395", False, True),
+        ("EPSG:32660", (590_000.0, 8_000_000.0), "EPSG:3832", False, False),
+        ("EPSG:32660", (590_000.0, 8_000_000.0), "EPSG:4326", False, False),
+        ("EPSG:32660", (590_000.0, 8_000_000.0), "EPSG:4326", True, True),
+        ("EPSG:3031", (-20_000.0, 20_000.0), "EPSG:4326", False, True),
+        ("EPSG:32632", (500_000.0, 5_300_000.0), "EPSG:6933", True, False),
+        ("EPSG:32632", (500_000.0, 5_300_000.0), "EPSG:3857", True, False),
+    ],
+)
+def test_a_crs_that_tears_the_place_is_refused_before_anything_is_computed(crs, origin, target, lines, torn):
+    grid = Grid(CRS.from_string(crs), Affine(100, 0, origin[0], 0, -100, origin[1]), 400, 400)
+    if torn:
+        with pytest.raises(OutputError, match="in one piece"):
+            check_place(grid, CRS.from_string(target), lines=lines)
+    else:
+        check_place(grid, CRS.from_string(target), lines=lines)
