@@ -24,7 +24,7 @@ from rs_pipeline.keys import TILE_FORMAT, digest, refine_facts
 from rs_pipeline.ledger import Key, Ledger, Row, Status
 from rs_pipeline.locks import hold
 from rs_pipeline.plan import query_of
-from rs_pipeline.products import read_manifest
+from rs_pipeline.products import is_whole, read_manifest
 from rs_pipeline.reporting import Reporter
 from rs_pipeline.segmenter import find_provider
 from rs_pipeline.stac_assets import Image
@@ -134,10 +134,9 @@ class Archive:
         """True where nothing is left to do: there is no pixel of the area, or the very run is where it was published."""
         if row.status != "done" or (row.product is None and self.settings.products is not None):
             return row.status == "outside"
-        manifest, folder = read_manifest(Path(row.out)), Path(row.out)
-        return (
-            manifest is not None and manifest.get("run_key") == row.run_key and all((folder / name).is_file() for name in manifest["files"])
-        )
+        folder = Path(row.out)
+        manifest = read_manifest(folder)
+        return manifest is not None and manifest.get("run_key") == row.run_key and is_whole(folder, manifest)
 
     def folder_of(self, entry: Entry) -> Path:
         """Run folder of an item: the newest settings' run, in the place of the one before."""

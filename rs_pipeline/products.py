@@ -30,6 +30,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
+def is_whole(folder: Path, manifest: dict[str, Any]) -> bool:
+    """True where every file that a run's manifest lists is in its folder."""
+    return all((folder / name).is_file() for name in manifest["files"])
+
+
 def check_free(folder: Path, run_key: str, *, overwrite: bool) -> dict[str, Any] | None:
     """See what is under the name a run wants.
 

@@ -18,7 +18,7 @@ from rs_pipeline.inference import check_unchanged
 from rs_pipeline.layers import LayerSummary
 from rs_pipeline.line_layers import LINES
 from rs_pipeline.plan import RunPlan, plan_run
-from rs_pipeline.products import staged, write_manifest
+from rs_pipeline.products import is_whole, staged, write_manifest
 from rs_pipeline.raster_looks import write_looks
 from rs_pipeline.records import RunRecord
 from rs_pipeline.reporting import Reporter, Silent
@@ -74,7 +74,7 @@ def execute(plan: RunPlan, reporter: Reporter, do: Callable[[str, Callable[[], A
 def is_complete(plan: RunPlan) -> bool:
     """True where the run folder holds this very run with no failed tile."""
     done = plan.existing
-    return done is not None and not done["tiles"]["failed"] and all((plan.out / name).is_file() for name in done["files"])
+    return done is not None and not done["tiles"]["failed"] and is_whole(plan.out, done)
 
 
 class Execution:
