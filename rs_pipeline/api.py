@@ -45,6 +45,9 @@ def segment(
     gsd: float | None = None,
     tile_px: int | None = None,
     overlap_px: int | None = None,
+    roads_as_lines: bool = False,
+    format: str | Sequence[str] | None = None,  # noqa: A002 - as the flag
+    crs: str | None = None,
     cluster: str | None = None,
     workers: int | None = None,
     batch_size: int | None = None,
@@ -61,7 +64,8 @@ def segment(
     aoi: a vector file, or minx, miny, maxx, maxy in degrees.
     classes: names, in a sequence or separated by commas.
     source: GeoTIFFs, folders of them, STAC catalogs; one or several.
-    datetime, out, model, refine, gsd, tile_px, overlap_px, cluster, workers, batch_size: as the flags.
+    format: of files beside `layers.gpkg`, in a sequence or separated by commas.
+    datetime, out, model, refine, gsd, tile_px, overlap_px, roads_as_lines, crs, cluster, workers, batch_size: as the flags.
     config: YAML of settings.
     reporter: told of progress and notes; None: silence.
     settings: any other setting of `configs/run.yaml`, nested (`vectors={"min_area_m2": 20}`) or dotted
@@ -77,7 +81,7 @@ def segment(
     """
     flags = {
         "aoi": _text_of_area(aoi),
-        "classes": tuple(classes.split(",")) if isinstance(classes, str) else classes and tuple(classes),
+        "classes": _names(classes),
         "source": (str(source),) if isinstance(source, str | Path) else source and tuple(map(str, source)),
         "datetime": datetime,
         "out": str(out) if out is not None else None,
@@ -86,6 +90,9 @@ def segment(
         "gsd_m": gsd,
         "tile_px": tile_px,
         "overlap_px": overlap_px,
+        "vectors.lines": ("road",) if roads_as_lines else None,
+        "vectors.formats": _names(format),
+        "vectors.crs": crs,
         "workers.cluster": cluster,
         "workers.count": workers,
         "workers.batch_size": batch_size,
@@ -94,6 +101,12 @@ def segment(
     if chosen.per_scene:
         raise UsageError("one run", "per_scene", "Call once for each scene: scenes=[ID].")
     return open_run(run(chosen, reporter)["out"])
+
+
+def _names(names: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else tuple(names)
 
 
 def _text_of_area(aoi: str | Path | Sequence[float] | None) -> str | None:

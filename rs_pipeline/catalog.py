@@ -33,6 +33,8 @@ class Scene:
     """When it was taken, UTC; None where nobody says."""
     item_href: str | None = None
     """Path or URL of its STAC item; None where it has none."""
+    licence: str | None = None
+    """SPDX identifier, as its item or that one's collection says."""
 
     @property
     def iso_datetime(self) -> str | None:
@@ -79,7 +81,7 @@ class Entry:
             if self.image.item is None:
                 raise
             raise RasterError(error.expected, f"{error.got}, the image of item {self.image.item}", error.fix) from error
-        return Scene(self.id, info, self.datetime, self.item_href)
+        return Scene(self.id, info, self.datetime, self.item_href, self.image.licence)
 
 
 def find_scenes(sources: Sequence[str], query: Query) -> list[Scene]:

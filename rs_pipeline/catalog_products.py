@@ -32,6 +32,15 @@ _ASSETS = {
     _MANIFEST_ASSET: (MANIFEST, pystac.MediaType.JSON, ["metadata"], "Settings, scenes, versions and counts"),
 }
 """File, media type, roles and title of each asset."""
+_BESIDE = {
+    ".html": (pystac.MediaType.HTML, ["overview"], "The run on one page, with a map"),
+    ".gpkg": (pystac.MediaType.GEOPACKAGE, ["data"], "Centre lines"),
+    ".fgb": (pystac.MediaType.FLATGEOBUF, ["data"], "Polygons of one class"),
+    ".geojson": (pystac.MediaType.GEOJSON, ["data"], "Polygons of one class"),
+    ".parquet": (pystac.MediaType.VND_APACHE_PARQUET, ["data"], "Polygons of one class"),
+    ".pmtiles": (pystac.MediaType.VND_PMTILES, ["visual"], "Polygons of one class, as vector tiles"),
+}
+"""Media type, roles and title by suffix of what some runs have; the asset's key is the file's name."""
 
 
 def add_product(catalog: Path, run_folder: Path) -> str:
@@ -88,7 +97,7 @@ def _product_item(folder: Path, manifest: dict[str, Any]) -> pystac.Item:
     item.common_metadata.gsd = round(labels.gsd_m, 4)
     item.properties |= _provenance(manifest, finished)
     item.stac_extensions.append(PROCESSING)
-    for key, (file, media_type, roles, title) in _ASSETS.items():
+    for key, (file, media_type, roles, title) in {**_ASSETS, **_beside(folder, manifest)}.items():
         asset = pystac.Asset(str(folder / file), title=title, media_type=media_type, roles=roles)
         item.add_asset(key, asset)
         describe_file(asset, folder / file, checksum=True)
@@ -103,6 +112,13 @@ def _product_item(folder: Path, manifest: dict[str, Any]) -> pystac.Item:
         if scene.get("item"):
             item.add_link(pystac.Link("derived_from", scene["item"], pystac.MediaType.GEOJSON, title=scene["id"]))
     return item
+
+
+def _beside(folder: Path, manifest: dict[str, Any]) -> dict[str, tuple[str, str, list[str], str]]:
+    """Assets that not every run has; a report may have been thrown away."""
+    known = {file for file, *_ in _ASSETS.values()}
+    names = [name for name in manifest["files"] if name not in known and Path(name).suffix in _BESIDE and (folder / name).is_file()]
+    return {name: (name, *_BESIDE[Path(name).suffix]) for name in names}
 
 
 def _provenance(manifest: dict[str, Any], finished: dt.datetime) -> dict[str, Any]:

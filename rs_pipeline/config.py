@@ -57,10 +57,14 @@ class VectorSettings(Section):
     crs: str | None
     licence: str | None
 
-    @field_validator("formats")
+    @field_validator("formats", "lines")
     @classmethod
-    def _formats_are_named_once(cls, formats: tuple[FormatName, ...]) -> tuple[FormatName, ...]:
-        return tuple(dict.fromkeys(formats))
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(names)))  # their order decides nothing, so the key of a run must not hang on it
+
+    def decisive(self) -> dict[str, Any]:
+        """What of them decides the products, JSON-ready: what is not asked for is left out, so that a setting more is no other run."""
+        return {key: value for key, value in self.model_dump(mode="json").items() if value not in (None, [])}
 
 
 class RunSettings(Section):

@@ -37,6 +37,8 @@ class SceneJob:
     stretch: Stretch
     item_href: str | None = None
     """Path or URL of its STAC item, for the run's manifest: tiles do not depend on it, and workers are not told."""
+    licence: str | None = None
+    """SPDX identifier, for the manifest, too."""
 
 
 @dataclass(frozen=True, slots=True)

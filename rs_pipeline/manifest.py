@@ -96,6 +96,7 @@ def describe_scenes(plan: RunPlan) -> list[dict[str, Any]]:
             "datetime": s.datetime,
             "href": s.info.href,
             "item": s.item_href,
+            "licence": s.licence,
             "fingerprint": s.info.fingerprint,
             "crs": s.info.crs.to_string(),
             "gsd_m": round(s.info.gsd_m, 4),
@@ -109,7 +110,8 @@ def describe_scenes(plan: RunPlan) -> list[dict[str, Any]]:
 
 def describe_layers(plan: RunPlan) -> dict[str, LayerAbout]:
     """What each layer says of itself, by name."""
-    job, licence = plan.job, plan.settings.vectors.licence
+    job = plan.job
+    licence = plan.settings.vectors.licence or ", ".join(dict.fromkeys(s.licence for s in job.scenes if s.licence is not None)) or None
     dates = sorted(s.datetime[:10] for s in job.scenes if s.datetime is not None)
     taken = f" of {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else ""
     scenes = f"{len(job.scenes)} scene{'s' * (len(job.scenes) != 1)}{taken}"

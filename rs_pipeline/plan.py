@@ -128,7 +128,7 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
     outputs = Path(settings.out).absolute().parent if settings.out else Path(settings.outputs).absolute()
     key = base_key(plan, prepared, classes, info, options)
     names = [[s.id, s.datetime] for s in prepared]
-    run_key = digest({"tiles": key, "scenes": names, "classes": classes.to_list(), "vectors": settings.vectors.model_dump()})
+    run_key = digest({"tiles": key, "scenes": names, "classes": classes.to_list(), "vectors": settings.vectors.decisive()})
     run_id = f"{re.sub(r'[^a-z0-9]+', '-', '-'.join(classes.names))[:60].strip('-')}-{run_key[:8]}"
     out = Path(settings.out).absolute() if settings.out else outputs / run_id
     estimate = _estimate(plan, tiles, classes, info, crew, settings)
@@ -221,7 +221,7 @@ def _prepare(scenes: Sequence[Scene], settings: RunSettings) -> tuple[tuple[Scen
             continue
         if "alpha" in info.colours and sample.opaque is None:
             notes.append(f"{scene.id}: its alpha band holds measurements, not a mask, and is not used as one")
-        prepared.append(SceneJob(scene.id, scene.iso_datetime, info, bands, sample.opaque, stretch, scene.item_href))
+        prepared.append(SceneJob(scene.id, scene.iso_datetime, info, bands, sample.opaque, stretch, scene.item_href, scene.licence))
     if not prepared:
         came = f"only nodata in {', '.join(s.id for s in scenes)}"
         raise BlankError("a scene with valid pixels", came, "Check nodata values and masks.")

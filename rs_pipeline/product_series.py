@@ -24,12 +24,14 @@ from rs_pipeline.extent import LON_LAT
 from rs_pipeline.grid import Grid, Window
 from rs_pipeline.keys import digest
 from rs_pipeline.labels import Labels
-from rs_pipeline.lazy_arrays import coordinates_of, labels_variable, lazy_array
+from rs_pipeline.lazy_arrays import CHUNK_PX, coordinates_of, labels_variable, lazy_array
 from rs_pipeline.query import Query, parse_interval
 from rs_pipeline.raster import RasterInfo, burn_mask, describe
 from rs_pipeline.stac_sources import PRODUCTS, DamagedItem, date_of_item, find_items
 
 _SLACK_PX = 1e-3
+_MAX_BLOCKS = 200_000
+"""A sum over all of them is a graph of 4 kB each, before a pixel is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def open_products(
     Raises
     ------
     CatalogError: it cannot be read, or holds no such product.
-    AoiError: the area cannot be read, or no product is there.
+    AoiError: the area cannot be read, no product is there, or it has too many blocks.
     """
     area = read_aoi(aoi) if aoi is not None else None
     query = Query(parse_interval(datetime), area.in_crs(LON_LAT) if area is not None else None, (PRODUCTS,))
@@ -75,6 +77,10 @@ def open_products(
     latest = _grid_of(products[-1].info)
     place = area.in_crs(latest.crs) if area is not None else None
     grid = _covering(latest, [product.info for product in products], place)
+    blocks = math.ceil(grid.height / CHUNK_PX) * math.ceil(grid.width / CHUNK_PX) * len(products)
+    if blocks > _MAX_BLOCKS:
+        came = f"{grid.height} x {grid.width} over {len(products)} products, {blocks:,}"
+        raise AoiError(f"at most {_MAX_BLOCKS:,} blocks of {CHUNK_PX} x {CHUNK_PX} pixels", came, "Give a smaller aoi, or fewer dates.")
     layers = [_labels_on(grid, product, names, place) for product in products]
     stacked = labels_variable(da.stack(layers), ("time", "y", "x"), names)
     times = np.array([product.time for product in products], "datetime64[ns]")

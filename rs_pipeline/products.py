@@ -17,6 +17,7 @@ from rs_pipeline.errors import OutputError
 from rs_pipeline.locks import hold
 
 MANIFEST = "run.json"
+REPORT = "report.html"
 _PART = re.compile(r"\..+\.part-[a-z0-9_]{8}")
 """As `staged` makes it."""
 
@@ -147,9 +148,19 @@ def _as_output_error(folder: Path) -> Iterator[None]:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write `run.json`."""
+    """Write `run.json`; OutputError where it cannot be."""
     with _as_output_error(folder):
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, of which nobody ever sees a part; OSError where it cannot be."""
+    aside = path.with_name(f".{path.name}.part-{secrets.token_hex(4)}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _existing_parent(path: Path) -> Path:

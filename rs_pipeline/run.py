@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -18,7 +19,7 @@ from rs_pipeline.inference import check_unchanged
 from rs_pipeline.layers import LayerSummary
 from rs_pipeline.line_layers import LINES
 from rs_pipeline.plan import RunPlan, plan_run
-from rs_pipeline.products import is_whole, staged, write_manifest
+from rs_pipeline.products import REPORT, is_whole, staged, write_manifest
 from rs_pipeline.raster_looks import write_looks
 from rs_pipeline.records import RunRecord
 from rs_pipeline.reporting import Reporter, Silent
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 PRODUCTS = ("layers.gpkg", "labels.tif", "labels.tif.aux.xml", "labels.qml", "scores.tif")
 """Files of every run, beside its manifest."""
+_NO_REPORT = f"no {REPORT}: "
 
 
 def run(settings: RunSettings, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def execute(plan: RunPlan, reporter: Reporter, do: Callable[[str, Callable[[], A
         reporter.note(note)
     if is_complete(plan) and plan.existing is not None:
         reporter.note(f"{plan.out} holds this very run already")
-        return plan.existing
+        return _with_report(plan, plan.existing, reporter)
     with Execution(plan, reporter) as execution:
         do("infer", execution.infer)
         do("stitch", execution.stitch)
@@ -74,7 +76,52 @@ def execute(plan: RunPlan, reporter: Reporter, do: Callable[[str, Callable[[], A
 def is_complete(plan: RunPlan) -> bool:
     """True where the run folder holds this very run with no failed tile."""
     done = plan.existing
-    return done is not None and not done["tiles"]["failed"] and is_whole(plan.out, done)
+    if done is None or done["tiles"]["failed"]:
+        return False
+    return is_whole(plan.out, {"files": [name for name in done["files"] if name != REPORT]})  # that is drawn again alone
+
+
+def _with_report(plan: RunPlan, done: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """A run that is in its folder, with the report that it was not asked for then, could not draw, or lost."""
+    if not plan.settings.report or (plan.out / REPORT).is_file():
+        return done
+    summary = {
+        **done,
+        "settings": {**done["settings"], "report": True},
+        "files": [name for name in done["files"] if name != REPORT],
+        "notes": [note for note in done["notes"] if not note.startswith(_NO_REPORT)],
+    }
+    clock = _Clock()
+    try:
+        with clock("report"):
+            note = _add_report(plan, plan.out, summary)
+        if note is None:
+            summary["seconds"] = {**done["seconds"], **clock.seconds}
+            write_manifest(plan.out, summary)
+            return summary
+    except OutputError as error:
+        note = str(error)
+    reporter.note(note)
+    return done
+
+
+def _add_report(plan: RunPlan, folder: Path, summary: dict[str, Any]) -> str | None:
+    """Write `report.html` and list it; what was in the way, where it cannot be drawn: a run is not lost for want of one.
+
+    Raises
+    ------
+    OutputError: it cannot be written: a disk that is full is as for all products.
+    """
+    # It brings libraries that runs without a report do not need.
+    from rs_pipeline.report import draw_report, write_report
+
+    try:
+        page = draw_report(plan, folder, summary)
+    except Exception as error:  # noqa: BLE001 - the layers are done; whatever is wrong with a picture of them is only noted
+        return f"{_NO_REPORT}{' '.join(str(error).split())}"
+    write_report(folder, page)
+    summary["files"] = sorted([*summary["files"], REPORT])
+    return None
 
 
 class Execution:
@@ -160,7 +207,10 @@ class Execution:
         summary = manifest.describe_run(plan, outcome)
         if plan.settings.report:
             with self._clock("report"):
-                self._draw_report(summary)
+                note = _add_report(plan, self._folder, summary)
+            if note is not None:
+                summary["notes"].append(note)
+                self._reporter.note(note)
         write_manifest(self._folder, summary)
         for raster in (stitched.labels, stitched.scores, stitched.details):
             raster.path.unlink(missing_ok=True)
@@ -180,21 +230,6 @@ class Execution:
             (self._folder / name).unlink(missing_ok=True)
             raster.finish(self._folder / name, overviews)
             self._finished.add(name)
-
-    def _draw_report(self, summary: dict[str, Any]) -> None:
-        """Write `report.html`; a run is not lost for want of one, but a disk that is full is as for all products."""
-        # It brings libraries that runs without a report do not need.
-        from rs_pipeline.report import REPORT, draw_report, write_report
-
-        try:
-            page = draw_report(self.plan, self._folder, summary)
-        except Exception as error:  # noqa: BLE001 - the layers are done; whatever is wrong with a picture of them is only noted
-            note = f"no {REPORT}: {' '.join(str(error).split())}"
-            summary["notes"].append(note)
-            self._reporter.note(note)
-        else:
-            write_report(self._folder, page)
-            summary["files"] = sorted([*summary["files"], REPORT])
 
 
 @contextmanager

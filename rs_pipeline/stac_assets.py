@@ -14,7 +14,7 @@ import pystac
 
 from rs_pipeline.errors import CatalogError
 from rs_pipeline.query import Query
-from rs_pipeline.stac_sources import is_url
+from rs_pipeline.stac_sources import LICENCE, is_url
 
 GEOTIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 SIZE, CHECKSUM = "file:size", "file:checksum"
@@ -24,6 +24,8 @@ _DIGESTS = {_SHA256: "sha256", "1340": "sha512", "1114": "sha1", "d50110": "md5"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _GDAL_PATH = re.compile(r"\s*<|/+vsi\w+[/?]")
 """What GDAL takes for more than a name: XML of a virtual raster, a file system of its own."""
+_NO_LICENCE = {"other", "various", "proprietary"}
+"""What STAC says where a licence has no name."""
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -41,6 +43,8 @@ class Image:
     """Multihash, hexadecimal."""
     is_tiff: bool = True
     """Whether it is to be one: what GDAL takes for an image is much, and some of it names other files."""
+    licence: str | None = None
+    """SPDX identifier; None where nobody says which one."""
 
     def check(self, *, verify: bool) -> None:
         """Hold the file, where it is one of this machine, against what its item says; with `verify`, every byte of it.
@@ -104,7 +108,9 @@ def images_of_product(item: pystac.Item) -> list[Image]:
 def _image(item: pystac.Item, asset: pystac.Asset, roots: tuple[str, ...], *, is_tiff: bool) -> Image:
     size, checksum = asset.extra_fields.get(SIZE), asset.extra_fields.get(CHECKSUM)
     known_size = size if isinstance(size, int) else None
-    return Image(_allowed_href(item, asset, roots), item.id, known_size, str(checksum) if checksum else None, is_tiff)
+    licence = item.properties.get(LICENCE)
+    named = str(licence) if licence and licence not in _NO_LICENCE else None
+    return Image(_allowed_href(item, asset, roots), item.id, known_size, str(checksum) if checksum else None, is_tiff, named)
 
 
 def image_asset(item: pystac.Item, key: str | None = None) -> pystac.Asset:

@@ -27,6 +27,7 @@ PRODUCTS = "products"
 UNDATED = "rs_seg:undated"
 """Property of an item whose image nobody dated; STAC itself wants a time."""
 CLOUD_COVER = "eo:cloud_cover"
+LICENCE = "license"
 STAC_ERRORS = (pystac.STACError, pystac.STACTypeError, ValueError, KeyError, TypeError, AttributeError)
 """What pystac raises on a file that is not STAC."""
 TIMEOUT_S = 20.0
@@ -165,6 +166,8 @@ def _walk(href: str, content: dict[str, Any], reader: _Reader, query: Query | No
             continue
         if isinstance(stac, pystac.Collection) and query is not None and not _may_hold(query, stac):
             continue
+        if isinstance(stac, pystac.Item) and isinstance(parent, pystac.Collection):
+            stac.properties.setdefault(LICENCE, parent.license)  # where an item says nothing, its collection does
         yield stac
         links = [link for link in stac.links if link.rel == "child" or (link.rel == "item" and _has_wanted_items(query, stac))]
         for link in reversed(links):

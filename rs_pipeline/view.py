@@ -13,8 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from rs_pipeline.errors import OutputError, UsageError
-from rs_pipeline.products import read_manifest
-from rs_pipeline.report import REPORT
+from rs_pipeline.products import REPORT, read_manifest
 from rs_pipeline.report.page import build_page
 from rs_pipeline.view_tiles import MAX_ZOOM, RunTiles
 

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -52,7 +54,7 @@ def test_the_item_of_a_run_says_what_is_in_its_folder(archive):
     assert add_product(catalog, catalog.parent / "runs" / "town") == "town"
     assert validate_catalog(str(catalog), verify=True) == (3, [])
     item, folder = product_of(catalog), catalog.parent / "runs" / "town"
-    assert set(item.assets) == {"labels", "scores", "layers", "manifest"}
+    assert set(item.assets) == {"labels", "scores", "layers", "manifest", "report.html"}
     for asset in item.assets.values():
         path = (folder / os.path.basename(asset.href)).resolve()  # noqa: PTH119
         assert asset.get_absolute_href() == str(path)
@@ -96,6 +98,35 @@ def test_it_says_of_what_and_how_it_was_made(archive):
     links = [link for link in item.links if link.rel == "derived_from"]
     assert [link.target for link in links] == [f"../../scenes/{n}/{n}.json" for n in ("new_20240501", "old_20230101")]
     assert [pystac.read_file(link.get_absolute_href()).id for link in links] == ["new_20240501", "old_20230101"]
+
+
+def test_what_only_some_runs_leave_is_there_by_the_names_of_the_files(archive, settings_for):
+    catalog, _ = archive
+    formats = ("flatgeobuf", "geoparquet", "geojson", "pmtiles")
+    flags = {"report": False, "vectors.lines": ("road",), "vectors.formats": formats, "classes": ("road", "water")}
+    made = run(settings_for(catalog, out=str(catalog.parent / "runs" / "all"), **flags))
+    assets = product_of(catalog, add_product(catalog, Path(made["out"]))).assets
+    assert set(assets) == {"labels", "scores", "layers", "manifest", "lines.gpkg"} | {
+        f"{name}.{suffix}" for name in ("road", "water") for suffix in ("fgb", "parquet", "geojson", "pmtiles")
+    }
+    assert (assets["road.parquet"].media_type, assets["road.fgb"].roles) == ("application/vnd.apache.parquet", ["data"])
+    assert validate_catalog(str(catalog), verify=True)[1] == []
+
+
+def test_the_licence_of_a_collection_is_that_of_its_scenes_unless_they_have_their_own(archive, settings_for):
+    catalog, made = archive
+    assert [scene["licence"] for scene in made["scenes"]] == [None, None]  # the catalog says `other`
+    collection = catalog.parent / "scenes" / "collection.json"
+    collection.write_text(json.dumps(json.loads(collection.read_text()) | {"license": "CC-BY-4.0"}))
+    [newest] = collection.parent.rglob("new_*.json")
+    item = json.loads(newest.read_text())
+    newest.write_text(json.dumps(item | {"properties": item["properties"] | {"license": "CC0-1.0"}}))
+    flags = {"classes": CLASSES, "overwrite": True, "vectors.min_area_m2": 1.0}
+    again = run(settings_for(catalog, out=str(catalog.parent / "runs" / "town"), **flags))
+    assert [scene["licence"] for scene in again["scenes"]] == ["CC0-1.0", "CC-BY-4.0"]
+    with sqlite3.connect(Path(again["out"]) / "layers.gpkg") as package:
+        [said] = package.execute("SELECT metadata FROM gpkg_metadata WHERE metadata LIKE '%<identifier>road<%'").fetchone()
+    assert "<license>CC0-1.0, CC-BY-4.0</license>" in said
 
 
 def test_its_place_is_what_was_observed(archive):

@@ -52,6 +52,7 @@ def finished(tmp_path_factory):
         "model": "fake_segmenter:pointwise",
         "out": str(folder / "run"),
         "workers.cluster": "in-process",
+        "vectors.lines": ("road",),
         "vectors.formats": ("flatgeobuf", "geoparquet", "geojson", "pmtiles"),
     }
     return Path(run(load_settings(None, flags))["out"])
@@ -66,6 +67,10 @@ def test_every_file_is_on_the_page_and_every_file_of_the_page_is_there(finished)
 @pytest.mark.parametrize(("layer", "heading"), [("road", "### Class layers"), *((n, f"### Layer `{n}`") for n in ("coverage", "scenes"))])
 def test_every_field_is_on_the_page_in_order(finished, layer, heading):
     assert documented(heading) == pyogrio.read_info(finished / "layers.gpkg", layer=layer)["fields"].tolist()
+
+
+def test_every_field_of_the_centre_lines_is_on_the_page_in_order(finished):
+    assert documented("### Layers of `lines.gpkg`") == pyogrio.read_info(finished / "lines.gpkg", layer="road_lines")["fields"].tolist()
 
 
 def test_other_formats_have_the_same_fields(finished):

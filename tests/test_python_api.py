@@ -16,9 +16,10 @@ from conftest import random_pixels
 from run_folder import UNSEEN, labels_of, scores_of
 
 import rs_pipeline
-from rs_pipeline import lazy_arrays
+from rs_pipeline import lazy_arrays, product_series
 from rs_pipeline.catalog_products import add_product
-from rs_pipeline.errors import CatalogError, ConfigError, OutputError, UsageError
+from rs_pipeline.config import load_settings
+from rs_pipeline.errors import AoiError, CatalogError, ConfigError, OutputError, UsageError
 from rs_pipeline.run import run as run_settings
 
 ROOT = Path(__file__).parent.parent
@@ -103,6 +104,17 @@ def test_settings_are_keywords_nested_and_dotted_and_slips_are_named(make_scene,
         rs_pipeline.open_run(tmp_path)
 
 
+def test_delivery_is_asked_for_as_with_the_flags(make_scene, tmp_path):
+    common = {"source": [make_scene()], **FAKE}
+    made = rs_pipeline.segment(**common, out=tmp_path / "o" / "a", format="geojson, flatgeobuf", crs="EPSG:4326", roads_as_lines=True)
+    assert {"lines.gpkg", "road.geojson", "water.fgb"} <= set(made.manifest["files"])
+    assert made.layers["road"].crs == 4326
+    # The order of formats, and settings that ask for nothing, are no other run.
+    again = rs_pipeline.segment(**common, out=tmp_path / "o" / "a", format=["flatgeobuf", "geojson"], crs="EPSG:4326", roads_as_lines=True)
+    assert again.manifest["finished"] == made.manifest["finished"]
+    assert set(load_settings().vectors.decisive()) == {"block_px", "connectivity", "min_area_m2", "simplify_m"}
+
+
 def test_an_area_may_be_four_numbers(make_scene, tmp_path):
     x, y = pyproj.Transformer.from_crs(32632, 4326, always_xy=True).transform([500_010, 500_040], [5_299_940, 5_299_980])
     cut = rs_pipeline.segment(source=make_scene(), aoi=(x[0], y[0], x[1], y[1]), out=tmp_path / "o" / "run", **FAKE)
@@ -140,6 +152,13 @@ def test_products_that_were_not_asked_for_a_class_say_nothing_of_it(catalog):
     assert list(rs_pipeline.open_products(catalog, datetime="2023-01-01/")["product"].values) == ["2023", "2024"]
     with pytest.raises(CatalogError, match="products of castle"):
         rs_pipeline.open_products(catalog, classes=["castle"])
+
+
+def test_products_over_half_the_world_want_an_area(catalog, monkeypatch):
+    monkeypatch.setattr(product_series, "_MAX_BLOCKS", 2)
+    with pytest.raises(AoiError, match=r"at most 2 blocks .* 150 x 191 over 3 products, 3"):
+        rs_pipeline.open_products(catalog)
+    assert len(rs_pipeline.open_products(catalog, datetime="2023-01-01/")["product"]) == 2
 
 
 def test_outside_the_area_nothing_is_observed(catalog, tmp_path):

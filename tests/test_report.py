@@ -113,6 +113,48 @@ def test_scores_are_counted_pixel_by_pixel(make_scene, settings_for):
     assert 0 < count_scores(out / "scores.tif", 1).sum() < np.sum(expected)
 
 
+def test_of_a_large_raster_blocks_with_data_stand_for_the_others(make_scene, settings_for, tmp_path):
+    corner = shapely.box(500_000 + 2990, 5_300_000 - 2995, 500_000 + 2995, 5_300_000 - 2990)
+    gpd.GeoDataFrame(geometry=[corner, shapely.box(500_001, 5_299_990, 500_006, 5_299_999)], crs=32632).to_file(tmp_path / "aoi.gpkg")
+    scene = make_scene(pixels=random_pixels(3000, 3000), gsd=1)
+    out = Path(run(settings_for(scene, aoi=str(tmp_path / "aoi.gpkg"), sets=["gsd_m=1"]))["out"])
+    seen = sum(int(np.sum(band != 255)) for band in scores_of(out)) // 3
+    for most_px in (1, 3 * 512 * 512 * 2):
+        counts = count_scores(out / "scores.tif", most_px)[0]
+        assert 0 < counts[:255].sum() <= seen
+    assert counts[:255].sum() == seen
+
+
+@pytest.mark.parametrize("way", ["off", "failed", "thrown away"])
+def test_a_report_that_is_missing_is_drawn_by_the_same_command_and_nothing_else_is_done_again(make_scene, settings_for, monkeypatch, way):
+    scene = make_scene(pixels=square_pixels())
+    with monkeypatch.context() as patched:
+        if way == "failed":
+            patched.setattr(page, "pack_layers", lambda *_: 1 / 0)
+        first = run(settings_for(scene, report=way != "off"))
+    out = Path(first["out"])
+    (out / "report.html").unlink(missing_ok=True)
+    written = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "run.json"}
+    second = run(settings_for(scene))
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name in written} == written
+    assert len(data_of((out / "report.html").read_text())["layers"]) == 3
+    assert second == json.loads((out / "run.json").read_text())
+    assert (second["finished"], second["notes"], second["settings"]["report"]) == (first["finished"], [], True)
+    assert set(second["files"]) == {*written, "report.html"}
+    assert second["seconds"]["report"] > 0
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+    assert run(settings_for(scene)) == second
+
+
+def test_a_report_that_cannot_be_drawn_later_leaves_the_run_as_it_was(make_scene, settings_for, monkeypatch):
+    scene = make_scene(pixels=square_pixels())
+    first = run(settings_for(scene, report=False))
+    before = (Path(first["out"]) / "run.json").read_bytes()
+    monkeypatch.setattr(page, "pack_layers", lambda *_: 1 / 0)
+    assert run(settings_for(scene))["files"] == first["files"]
+    assert (Path(first["out"]) / "run.json").read_bytes() == before
+
+
 class Elements(HTMLParser):
     def __init__(self):
         super().__init__()

@@ -159,6 +159,9 @@ def _print_json(data: dict[str, Any]) -> None:
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
+    from rs_pipeline.line_layers import LINES
+    from rs_pipeline.products import REPORT
+
     console = Console(highlight=False)
     table = Table("layer", "polygons", "area", "mean score", box=None, header_style="bold")
     for row in summary["classes"]:
@@ -172,7 +175,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
         f"{len(tiles['failed'])} failed; {unseen:.1%} of the area not observed; {sum(summary['seconds'].values()):.0f} s",
         soft_wrap=True,
     )
-    console.print(f"{_short(Path(summary['out']))}/layers.gpkg", soft_wrap=True)
+    for name in sorted({"layers.gpkg", LINES, REPORT} & set(summary["files"])):
+        console.print(f"{_short(Path(summary['out']))}/{name}", soft_wrap=True)
 
 
 def _print_dry_run(report: dict[str, Any]) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 
 from rs_pipeline.errors import OutputError
 from rs_pipeline.plan import RunPlan
+from rs_pipeline.products import REPORT, write_whole
 from rs_pipeline.quicklook import web_picture
 from rs_pipeline.report.page import build_page
-
-REPORT = "report.html"
 
 
 def draw_report(plan: RunPlan, folder: Path, summary: Mapping[str, Any]) -> str:
@@ -37,7 +36,7 @@ def write_report(folder: Path, page: str) -> None:
     OutputError: it cannot be written.
     """
     try:
-        (folder / REPORT).write_text(page, encoding="utf-8")
+        write_whole(folder / REPORT, page)
     except OSError as error:
         came, fix = f"{folder / REPORT} ({error})", "Free disk space, or say --set report=false."
         raise OutputError("room to write the report", came, fix) from error
