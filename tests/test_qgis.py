@@ -1,13 +1,16 @@
 """The products in QGIS itself: the system's, headless, from its own Python."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import qgis_walkthrough
 import rasterio
 from conftest import random_pixels
+from PIL import Image
 
 from rs_pipeline.classes import NOT_OBSERVED
 from rs_pipeline.run import run
@@ -90,3 +93,17 @@ def inside(mask):
     framed = np.pad(mask, 1, mode="edge")
     views = [framed[row : row + mask.shape[0], col : col + mask.shape[1]] for row in range(3) for col in range(3)]
     return np.logical_and.reduce(views)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_the_pictures_of_the_walk_through_are_what_qgis_draws(qgis, tmp_path):
+    qgis_walkthrough.draw(tmp_path)
+    page = (qgis_walkthrough.PICTURES.parent / "qgis.md").read_text()
+    drawn = sorted(path.name for path in tmp_path.glob("*.jpg"))
+    assert sorted(re.findall(r"\(qgis/([a-z]+\.jpg)\)", page)) == drawn == sorted(path.name for path in qgis_walkthrough.PICTURES.iterdir())
+    for name in drawn:
+        fresh, shown = (np.asarray(Image.open(folder / name), np.float32) for folder in (tmp_path, qgis_walkthrough.PICTURES))
+        assert fresh.shape == shown.shape
+        legend = round(fresh.shape[1] * 2 / 3)  # fonts are the machine's own
+        difference = np.abs(fresh - shown)[:, :legend].mean()
+        assert difference < 6, f"{name}: draw it again with `python tests/qgis_walkthrough.py`, and look at it"
