@@ -1,4 +1,4 @@
-"""What a comparison says in figures: areas of each class, from counts of pixels. Pure."""
+"""What a comparison says: areas of each class, from counts of pixels, the runs, and what is odd about them. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from rs_pipeline.change_layers import Changed, change_layer
 from rs_pipeline.classes import BACKGROUND, NOT_OBSERVED
+from rs_pipeline.grid import Grid
+from rs_pipeline.labels import whole_pixel_offset
+from rs_pipeline.run_folder import RunFolder
 
 
 def describe_areas(counts: NDArray[np.int64], names: Mapping[int, str], sums: Mapping[str, Changed], pixel_m2: float) -> dict[str, Any]:
@@ -51,3 +54,42 @@ def _describe_class(value: int, name: str, counts: NDArray[np.int64], sums: Mapp
     }
     areas = {key: float(count * pixel_m2) for key, count in pixels.items()}
     return {"name": name, **areas, "gained_polygons": gained.polygons, "lost_polygons": lost.polygons}
+
+
+def describe_run(run: RunFolder) -> dict[str, Any]:
+    """What a comparison says of a run, JSON-ready."""
+    facts = run.manifest
+    return {
+        "out": str(run.path),
+        "run_key": facts["run_key"],
+        "status": facts["status"],
+        "model": facts["model"],
+        "dates": run.dates[:: max(1, len(run.dates) - 1)],
+        "gsd_m": run.grid.gsd_m,
+    }
+
+
+def describe_oddities(a: RunFolder, b: RunFolder, grid: Grid, uncounted_m2: float) -> list[str]:
+    """What the reader of a comparison should know.
+
+    Parameters
+    ----------
+    grid: of the comparison.
+    uncounted_m2: what the second run observed beyond it.
+    """
+    notes = []
+    for run, other in ((a, b), (b, a)):
+        alone = [name for name in run.classes.names if name not in other.classes.names]
+        if alone:
+            notes.append(f"{', '.join(alone)} is in {run.path.name} only: not compared, and background there")
+        if run.manifest["status"] != "complete":
+            notes.append(f"{run.path.name} has failed tiles, which are not observed and not compared")
+    if whole_pixel_offset(grid, b.grid) is None:
+        sizes = f"{b.grid.gsd_m:.3g} m in {b.grid.crs.to_string()}, {grid.gsd_m:.3g} m in {grid.crs.to_string()}"
+        notes.append(f"{b.path.name} was brought onto the grid of {a.path.name} ({sizes}), nearest neighbour")
+    if grid != a.grid:
+        notes.append(f"{b.path.name} reaches beyond {a.path.name}, whose grid was grown to hold both: {grid.height} x {grid.width} px")
+    if uncounted_m2:
+        far = f"{b.path.name} reaches too far beyond {a.path.name} for one grid of both"
+        notes.append(f"{far}: {uncounted_m2:,.0f} m² that were observed there are not counted")
+    return notes

@@ -10,9 +10,8 @@ from rs_pipeline.errors import StoreError
 from rs_pipeline.locks import hold
 from rs_pipeline.places import LocalPlace, Place, open_place
 from rs_pipeline.plan import STORES
-from rs_pipeline.products import leftovers
 from rs_pipeline.records import RunRecord
-from rs_pipeline.survey import Shelf, home_of, read_shelf, read_shelves, state_of, survey, survey_store
+from rs_pipeline.survey import Shelf, Wanted, read_shelf, read_shelves, scope_of, state_of, survey, survey_store
 
 _AT_WORK = "a process is at work on it"
 
@@ -53,8 +52,8 @@ def clean(folder: Path | None, store: str | None = None, *, abandoned: bool = Fa
 
     Parameters
     ----------
-    folder: holds runs, or is one. None: only the store is looked at, whoever its runs are.
-    store: path or URL of the tile store. None: `.tiles` beside the runs.
+    folder: holds runs, or folders of runs, or is one. None: only the store is looked at, whoever its runs are.
+    store: path or URL of the tile store. None: as `Scope.stores`.
     abandoned: also stores of runs that never finished, or that have failed tiles left.
     dry_run: only say what would go.
 
@@ -63,27 +62,32 @@ def clean(folder: Path | None, store: str | None = None, *, abandoned: bool = Fa
     OutputError: there is nothing of ours.
     StoreError: the store cannot be read or removed, or is one of which nobody can know who is at work.
     """
-    home, one = home_of(folder) if folder is not None else (Path(), False)
-    only = str(folder.absolute()) if folder is not None and one else None
-    place = open_place(store or home / STORES)
-    if abandoned and not place.has_locks:
-        came = f"{place.where}, which does not say who is at work on it"
-        raise StoreError("a local tile store for --all", came, "Remove it with the object store's own tools.")
-    halves = leftovers(home, Path(only).name if only else "*") if folder is not None else []
-    shelves = read_shelves(place)
+    scope = scope_of(folder) if folder is not None else None
+    places: list[tuple[Place, Wanted | None]] = scope.stores(store) if scope is not None else [(open_place(store or STORES), None)]
+    for place, _ in places:
+        if abandoned and not place.has_locks:
+            came = f"{place.where}, which does not say who is at work on it"
+            raise StoreError("a local tile store for --all", came, "Remove it with the object store's own tools.")
+    shelves = [(shelf, only) for place, only in places for shelf in read_shelves(place) if _is_meant(shelf, only)]
+    halves = scope.leftovers() if scope is not None else []
     if not shelves and not halves:
-        survey(folder, store) if folder is not None else survey_store(place.where)  # says so where no run is there either
+        survey(folder, store) if folder is not None else survey_store(places[0][0].where)  # says so where no run is there either
     cleaned = Cleaned()
-    for shelf in shelves:
+    for shelf, only in shelves:
         _clean_shelf(shelf.base, cleaned, only=only, abandoned=abandoned, dry_run=dry_run)
     for half in halves:
         _remove_half_written(half, cleaned, dry_run=dry_run)
-    if not dry_run and not place.folders() and not any(place.names()):
-        place.remove_empty()
+    for place, _ in places:
+        if not dry_run and not place.folders() and not any(place.names()):
+            place.remove_empty()
     return cleaned
 
 
-def _clean_shelf(base: Place, cleaned: Cleaned, *, only: str | None, abandoned: bool, dry_run: bool) -> None:
+def _is_meant(shelf: Shelf, only: Wanted | None) -> bool:
+    return only is None or any(only(record.out) for record in shelf.records)
+
+
+def _clean_shelf(base: Place, cleaned: Cleaned, *, only: Wanted | None, abandoned: bool, dry_run: bool) -> None:
     """Remove of a store what no run needs, unless a process is at work on it."""
     with ExitStack() as locks:
         try:
@@ -98,7 +102,7 @@ def _clean_shelf(base: Place, cleaned: Cleaned, *, only: str | None, abandoned: 
             cleaned.kept.append(Kept(base.where, None, _AT_WORK))
 
 
-def _sweep(shelf: Shelf, cleaned: Cleaned, *, only: str | None, abandoned: bool, dry_run: bool) -> None:
+def _sweep(shelf: Shelf, cleaned: Cleaned, *, only: Wanted | None, abandoned: bool, dry_run: bool) -> None:
     """`_clean_shelf`, with the store held."""
     if not shelf.groups and not shelf.records and only is None:
         # Of an older version, or of a run that was killed as it began.
@@ -106,7 +110,7 @@ def _sweep(shelf: Shelf, cleaned: Cleaned, *, only: str | None, abandoned: bool,
         return
     for group in shelf.groups:
         users = [record for record in shelf.records if group in record.groups]
-        if only is None or any(record.out == only for record in users):
+        if only is None or any(only(record.out) for record in users):
             place = shelf.base.at(group)
             _remove(place, None if abandoned else _needed_by(users, place), cleaned, dry_run=dry_run)
     if not dry_run:

@@ -18,22 +18,23 @@ from numpy.typing import NDArray
 
 from rs_pipeline import __version__
 from rs_pipeline.change_layers import Change, Changed, write_change_layers
-from rs_pipeline.change_summary import describe_areas
+from rs_pipeline.change_summary import describe_areas, describe_oddities, describe_run
 from rs_pipeline.changes import find_gained, margin_px
+from rs_pipeline.changes_folder import LAYERS, PRODUCT, SUMMARY, has_layers, read_changes
 from rs_pipeline.classes import NOT_OBSERVED
 from rs_pipeline.cog import BlockRaster, Look, little_cache
 from rs_pipeline.errors import OutputError, UsageError
 from rs_pipeline.grid import Grid, Window
 from rs_pipeline.keys import digest
-from rs_pipeline.labels import Labels, values_of, whole_pixel_offset
+from rs_pipeline.labels import Labels, values_of
 from rs_pipeline.products import staged
 from rs_pipeline.reporting import Reporter, Silent
 from rs_pipeline.run_folder import RunFolder, read_run
+from rs_pipeline.shared_grid import grow_grid
+from rs_pipeline.spool import as_output_error
 from rs_pipeline.vectorize import OBSERVED, Features, Outlines, polygonize, polygonize_coverage
 
-SUMMARY = "changes.json"
-LAYERS = "changes.gpkg"
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same runs would give other changes than before."""
 MAX_TOLERANCE_PX = 200
 """Blocks are read with a margin of three tolerances."""
@@ -72,10 +73,10 @@ class Rules:
 def compare_runs(
     run_a: Path, run_b: Path, out: Path | None = None, rules: Rules = Rules(), *, overwrite: bool = False, reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """Change from one run to another, on the grid of the first; classes are matched by name.
+    """Change from one run to another, on the pixels of the first as far as either reaches; classes are matched by name.
 
     Writes a folder with `changes.gpkg`, layers of what each class gained and lost, and `changes.json`, areas. A comparison that is there
-    already is not done again.
+    already is not done again, unless its layers are lost.
 
     Parameters
     ----------
@@ -91,19 +92,23 @@ def compare_runs(
     ------
     OutputError: a folder holds no finished run, or `out` cannot be written.
     UsageError: the runs do not overlap or have no class in common, or the rules make no sense.
+    RasterError: the labels of a run are damaged.
     """
     a, b = read_run(run_a), read_run(run_b)
     folder = out.absolute() if out is not None else a.path.parent / f"changes-{a.path.name}-{b.path.name}"
     comparison = Comparison(a, b, rules)
     key = comparison.key()
-    existing = _find_existing(folder, key, overwrite=overwrite)
-    if existing is not None:
-        return existing
+    there = read_changes(folder)
+    if there is not None and there["key"] == key and has_layers(folder, comparison.names.values()):
+        return {**there, "out": str(folder)}  # it may have been moved
+    if there is not None and there["key"] != key and not overwrite:
+        fix = "Choose another --out, or say --overwrite."
+        raise OutputError("a free name, or a folder of this very comparison", f"{folder} with another one", fix)
     start = time.perf_counter()
-    with staged(folder, replace=overwrite) as aside:
+    with staged(folder, replace=overwrite or there is not None) as aside:
         found = comparison.write(aside, reporter or Silent())
         summary = {
-            "product": "rs-seg changes",
+            "product": PRODUCT,
             "version": __version__,
             "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             "out": str(folder),
@@ -111,24 +116,9 @@ def compare_runs(
             **found,
             "seconds": round(time.perf_counter() - start, 3),
         }
-        (aside / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        with as_output_error(folder / SUMMARY):
+            (aside / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return summary
-
-
-def _find_existing(folder: Path, key: str, *, overwrite: bool) -> dict[str, Any] | None:
-    if not folder.exists():
-        return None
-    try:
-        found: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        came = f"{folder}, which holds something else"
-        raise OutputError("a free name, or the folder of a comparison", came, "Choose another --out.") from error
-    if found.get("key") == key and (folder / LAYERS).is_file():
-        return {**found, "out": str(folder)}  # it may have been moved
-    if not overwrite:
-        fix = "Choose another --out, or say --overwrite."
-        raise OutputError("a free name, or a folder of this very comparison", f"{folder} with another one", fix)
-    return None
 
 
 class Comparison:
@@ -140,7 +130,10 @@ class Comparison:
     """
 
     def __init__(self, a: RunFolder, b: RunFolder, rules: Rules) -> None:
-        self.a, self.b, self.rules, self.grid = a, b, rules, a.grid
+        self.a, self.b, self.rules = a, b, rules
+        whole = grow_grid(a.grid, b.grid)
+        self.grid = whole or a.grid
+        self._beyond = [b.grid] if whole is None else []
         self.tolerance_px = rules.tolerance_px(a.grid)
         common = [name for name in a.classes.names if name in b.classes.names]
         if not common:
@@ -150,7 +143,6 @@ class Comparison:
         values = {name: value for value, name in self.names.items()}
         self._before = Labels(str(a.path / _LABELS), a.grid, values_of(a.classes, values))
         self._after = Labels(str(b.path / _LABELS), b.grid, values_of(b.classes, values))
-        self._is_resampled = whole_pixel_offset(a.grid, b.grid) is None
 
     def key(self) -> str:
         """Digest of everything that decides the changes."""
@@ -164,20 +156,6 @@ class Comparison:
             }
         )
 
-    def notes(self) -> list[str]:
-        """What the reader should know."""
-        notes = []
-        for run, other in ((self.a, self.b), (self.b, self.a)):
-            alone = [name for name in run.classes.names if name not in other.classes.names]
-            if alone:
-                notes.append(f"{', '.join(alone)} is in {run.path.name} only: not compared, and background there")
-            if run.manifest["status"] != "complete":
-                notes.append(f"{run.path.name} has failed tiles, which are not observed and not compared")
-        if self._is_resampled:
-            sizes = f"{self.b.grid.gsd_m:.3g} m in {self.b.grid.crs.to_string()}, {self.grid.gsd_m:.3g} m in {self.grid.crs.to_string()}"
-            notes.append(f"{self.b.path.name} was brought onto the grid of {self.a.path.name} ({sizes}), nearest neighbour")
-        return notes
-
     def write(self, folder: Path, reporter: Reporter) -> dict[str, Any]:
         """Write `changes.gpkg` into a folder.
 
@@ -187,7 +165,7 @@ class Comparison:
         """
         rules, threads = self.rules, len(os.sched_getaffinity(0))
         outlines = Outlines(rules.connectivity, rules.min_area_m2)
-        reporter.stage("compare", 3 * len(list(_blocks(self.grid, rules.block_px))))
+        reporter.stage("compare", sum(_count_blocks(grid, rules.block_px) for grid in [self.grid] * 3 + self._beyond))
         scratch = folder / "after.part.tif"
         with little_cache(), closing(BlockRaster(scratch, self.grid, 1, Look(NOT_OBSERVED, ("class",), {}))) as placed:
             counts = self._place(placed, reporter)
@@ -204,13 +182,13 @@ class Comparison:
                 "Polygon" if rules.connectivity == 4 else "MultiPolygon",
             )
         scratch.unlink()
-        return self._describe(counts, sums)
+        return self._describe(counts, sums, self._measure_beyond(reporter))
 
     def _place(self, placed: BlockRaster, reporter: Reporter) -> NDArray[np.int64]:
         """Bring the second run onto the grid; (256, 256) pixels by label before and after."""
         counts = np.zeros((256, 256), np.int64)
         for window in _blocks(self.grid, self.rules.block_px):
-            before, after = self._before.read(window), self._after.read_on(self.grid, window)
+            before, after = self._before.read_on(self.grid, window), self._after.read_on(self.grid, window)
             placed.write(window, after[None])
             counts += np.bincount(before.ravel().astype(np.int64) * 256 + after.ravel(), minlength=256 * 256).reshape(256, 256)
             reporter.advance(1)
@@ -219,13 +197,22 @@ class Comparison:
             raise UsageError("two runs over one place", came, "Compare runs whose areas overlap.")
         return counts
 
+    def _measure_beyond(self, reporter: Reporter) -> float:
+        """What the second run observed beyond a grid that could not hold it, square metres."""
+        area = 0.0
+        for grid in self._beyond:
+            for window in _blocks(grid, self.rules.block_px):
+                area += self._after.observed_beyond(self.grid, window) * abs(grid.transform.determinant)
+                reporter.advance(1)
+        return area
+
     def read_pair(self, placed: BlockRaster, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Labels (h, w) before and after, in a window that may reach beyond the grid."""
         after = np.full(window.shape, NOT_OBSERVED, np.uint8)
         inside = self.grid.window.intersection(window)
         if inside is not None:
             after[inside.slices(window)] = placed.read(inside)[0]
-        return self._before.read(window), after
+        return self._before.read_on(self.grid, window), after
 
     def _coverage(self, placed: BlockRaster, threads: int) -> Iterator[Features]:
         """Where either run observed something: OBSERVED where both did."""
@@ -241,15 +228,16 @@ class Comparison:
 
         return polygonize_coverage(self.grid, read_states, read_inside, self.rules.block_px, threads)
 
-    def _describe(self, counts: NDArray[np.int64], sums: dict[str, Changed]) -> dict[str, Any]:
+    def _describe(self, counts: NDArray[np.int64], sums: dict[str, Changed], uncounted_m2: float) -> dict[str, Any]:
         rules, tolerance_px = asdict(self.rules), self.tolerance_px
         return {
-            "a": _describe_run(self.a),
-            "b": _describe_run(self.b),
+            "a": describe_run(self.a),
+            "b": describe_run(self.b),
             "rules": {**rules, "tolerance_px": tolerance_px, "tolerance_m": tolerance_px * self.grid.gsd_m},
             "grid": self.grid.to_dict(),
             **describe_areas(counts, self.names, sums, abs(self.grid.transform.determinant)),
-            "notes": self.notes(),
+            "observed_in_b_uncounted_m2": uncounted_m2,
+            "notes": describe_oddities(self.a, self.b, self.grid, uncounted_m2),
         }
 
 
@@ -275,16 +263,8 @@ class _Reader:
         return changed, nothing, nothing
 
 
-def _describe_run(run: RunFolder) -> dict[str, Any]:
-    facts = run.manifest
-    return {
-        "out": str(run.path),
-        "run_key": facts["run_key"],
-        "status": facts["status"],
-        "model": facts["model"],
-        "dates": run.dates[:: max(1, len(run.dates) - 1)],
-        "gsd_m": run.grid.gsd_m,
-    }
+def _count_blocks(grid: Grid, size: int) -> int:
+    return -(-grid.height // size) * -(-grid.width // size)
 
 
 def _blocks(grid: Grid, size: int) -> Iterator[Window]:

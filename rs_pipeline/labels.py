@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
 from rs_pipeline.classes import BACKGROUND, NOT_OBSERVED, ClassSet
+from rs_pipeline.errors import RasterError
 from rs_pipeline.grid import Grid, Window
 from rs_pipeline.raster import read_window
 
@@ -34,12 +35,16 @@ class Labels:
 
         Raises
         ------
-        RasterError: the file cannot be read.
+        RasterError: the file cannot be read, or is smaller than the grid.
         """
         labels = np.full(window.shape, NOT_OBSERVED, np.uint8)
         inside = self.grid.window.intersection(window)
         if inside is not None:
-            labels[inside.slices(window)] = np.take(self.table, read_window(self.href, inside)[0])
+            found = read_window(self.href, inside)[0]
+            if found.shape != inside.shape:
+                expected = f"labels of {self.grid.height} x {self.grid.width} px"
+                raise RasterError(expected, f"fewer in {self.href}", "It is not this run's: run again with --set overwrite=true.")
+            labels[inside.slices(window)] = np.take(self.table, found)
         return labels
 
     def read_on(self, grid: Grid, window: Window) -> NDArray[np.uint8]:
@@ -54,10 +59,20 @@ class Labels:
             return self.read(Window(window.row_off + offset[0], window.col_off + offset[1], *window.shape))
         return self._sampled(*_places(grid, window, self.grid))
 
+    def observed_beyond(self, grid: Grid, window: Window) -> int:
+        """Pixels of a window of this grid that were observed and whose centres lie beyond another grid.
+
+        Raises
+        ------
+        RasterError: the file cannot be read.
+        """
+        rows, cols = _places(self.grid, window, grid)
+        return int(np.count_nonzero((self.read(window) != NOT_OBSERVED) & ~_is_inside(grid, rows, cols)))
+
     def _sampled(self, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Labels at rows and columns of this grid, (h, w) each."""
         labels = np.full(rows.shape, NOT_OBSERVED, np.uint8)
-        inside = (rows >= 0) & (rows < self.grid.height) & (cols >= 0) & (cols < self.grid.width)
+        inside = _is_inside(self.grid, rows, cols)
         if not inside.any():
             return labels
         top, left = int(rows[inside].min()), int(cols[inside].min())
@@ -99,6 +114,11 @@ def _places(grid: Grid, window: Window, other: Grid) -> tuple[NDArray[np.int64],
     known = np.isfinite(x) & np.isfinite(y)
     col, row = ~other.transform @ (np.where(known, x, 0.0), np.where(known, y, 0.0))
     return _floor(row, known), _floor(col, known)
+
+
+def _is_inside(grid: Grid, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = (rows >= 0) & (rows < grid.height) & (cols >= 0) & (cols < grid.width)
+    return inside
 
 
 def _floor(position: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyproj.exceptions import CRSError
+
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.errors import OutputError
 from rs_pipeline.grid import Grid
 from rs_pipeline.products import MANIFEST, read_manifest
 
-_READ_BACK = ("labels.tif", "scores.tif", "layers.gpkg")
+_READ_BACK = ("labels.tif", "scores.tif", "layers.gpkg", MANIFEST)
+_FACTS = ("run_key", "finished", "status", "model", "scenes", "classes", "plan")
+"""What readers of a run want to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +26,8 @@ class RunFolder:
     manifest: dict[str, Any]
     classes: ClassSet
     grid: Grid
-
-    @property
-    def dates(self) -> list[str]:
-        """ISO 8601 dates and times of its scenes, earliest first; scenes without one are left out."""
-        return sorted(scene["datetime"] for scene in self.manifest["scenes"] if scene["datetime"])
+    dates: list[str]
+    """ISO 8601 dates and times of its scenes, earliest first; scenes without one are left out."""
 
 
 def read_run(folder: Path) -> RunFolder:
@@ -37,9 +38,20 @@ def read_run(folder: Path) -> RunFolder:
     OutputError: the folder holds no finished run.
     """
     path = folder.absolute()
-    manifest = read_manifest(path)
     missing = [name for name in _READ_BACK if not (path / name).is_file()]
-    if manifest is None or missing:
-        came = f"{folder} without {missing[0] if missing else MANIFEST}"
-        raise OutputError("the folder of a finished run", came, "Check the path; `rs-seg status` lists runs.")
-    return RunFolder(path, manifest, ClassSet.from_list(manifest["classes"]), Grid.from_dict(manifest["plan"]["grid"]))
+    if missing:
+        raise OutputError("the folder of a finished run", f"{folder} without {missing[0]}", "Check the path; `rs-seg status` lists runs.")
+    manifest = read_manifest(path) or {}
+    lacking = [key for key in _FACTS if key not in manifest]
+    if lacking:
+        raise _damaged(path, f"without {', '.join(lacking)}")
+    try:
+        dates = sorted(scene["datetime"] for scene in manifest["scenes"] if scene["datetime"])
+        return RunFolder(path, manifest, ClassSet.from_list(manifest["classes"]), Grid.from_dict(manifest["plan"]["grid"]), dates)
+    except (LookupError, TypeError, ValueError, CRSError) as error:
+        raise _damaged(path, f"({type(error).__name__}: {error})") from error
+
+
+def _damaged(path: Path, came: str) -> OutputError:
+    fix = "It is damaged: run again with --set overwrite=true."
+    return OutputError("a run.json as a run leaves it", f"{path / MANIFEST} {came}", fix)

@@ -11,15 +11,22 @@ from rs_pipeline.compare import Rules, compare_runs
 from rs_pipeline.config import RunSettings
 from rs_pipeline.errors import OutputError, UsageError
 from rs_pipeline.keys import digest
+from rs_pipeline.plan import STORES
 from rs_pipeline.products import read_manifest
 from rs_pipeline.query import parse_interval
 from rs_pipeline.reporting import Reporter
 
 CHANGES = "changes"
+_HOW = {"out", "outputs", "store", "overwrite", "report", "compile", "prompt_batch", "workers", "vectors"}
+_DELIVERY = {"formats", "crs", "lines", "square", "licence"}
+"""Of `vectors`. These and `_HOW` do not say what is compared, so they are no part of its folder's name."""
 
 
 def settings_of_dates(settings: RunSettings, other: str) -> tuple[RunSettings, RunSettings]:
-    """Settings of two runs, of `settings.datetime` into OUT/a and of `other` into OUT/b. Without `out`, OUT is named by all settings.
+    """Settings of two runs, of `settings.datetime` into OUT/a and of `other` into OUT/b; their tiles go where those of a run OUT would.
+
+    Without `out`, OUT is named by the settings that say what is compared; those that are not used are left out, so that one more in a
+    later version is no other comparison. Whether a folder holds these very runs they know themselves.
 
     Raises
     ------
@@ -35,8 +42,9 @@ def settings_of_dates(settings: RunSettings, other: str) -> tuple[RunSettings, R
     out = Path(settings.out) if settings.out is not None else Path(settings.outputs) / _name(settings, other)
     if read_manifest(out) is not None:
         raise OutputError("a folder for two runs and their changes", f"{out}, which is a run itself", "Choose another --out.")
-    before = settings.model_copy(update={"out": str(out / "a")})
-    return before, settings.model_copy(update={"out": str(out / "b"), "datetime": other})
+    store = settings.store or str(out.absolute().parent / STORES)
+    before = settings.model_copy(update={"out": str(out / "a"), "store": store})
+    return before, before.model_copy(update={"out": str(out / "b"), "datetime": other})
 
 
 def run_dates(settings: RunSettings, other: str, do: Callable[[RunSettings], dict[str, Any]], reporter: Reporter) -> dict[str, Any]:
@@ -68,4 +76,6 @@ def run_dates(settings: RunSettings, other: str, do: Callable[[RunSettings], dic
 
 def _name(settings: RunSettings, other: str) -> str:
     classes = re.sub(r"[^a-z0-9]+", "-", "-".join(settings.classes))[:60].strip("-")
-    return f"{classes}-{digest({'settings': settings.model_dump(mode='json'), 'other': other})[:8]}"
+    facts = {key: value for key, value in settings.model_dump(mode="json", exclude=_HOW).items() if value not in (None, [])}
+    vectors = {key: value for key, value in settings.vectors.decisive().items() if key not in _DELIVERY}
+    return f"{classes}-{digest({'settings': facts, 'vectors': vectors, 'other': other})[:8]}"

@@ -1,6 +1,8 @@
 """Change between two runs: its laws, on small rasters, and what the command leaves."""
 
 import json
+import re
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -22,13 +24,17 @@ from rs_pipeline.classes import Class, ClassSet
 from rs_pipeline.cli import app
 from rs_pipeline.cog import BlockRaster, Look
 from rs_pipeline.compare import Rules, compare_runs
-from rs_pipeline.errors import OutputError, UsageError
-from rs_pipeline.grid import Grid
+from rs_pipeline.config import load_settings
+from rs_pipeline.errors import OutputError, RasterError, UsageError
+from rs_pipeline.grid import Grid, Window
 from rs_pipeline.labels import Labels, values_of, whole_pixel_offset
+from rs_pipeline.shared_grid import grow_grid
+from rs_pipeline.two_dates import settings_of_dates
 
 UTM = CRS.from_epsg(32632)
 EXACT = Rules("0")
 FEW = settings(max_examples=8, deadline=None)
+SOME = settings(max_examples=30, deadline=None)
 TOLERANCES = st.sampled_from([0.5, 1.0, 1.5, 2.0, 3.0])
 
 
@@ -66,9 +72,9 @@ def write_run(folder, labels, names=("road", "water"), grid=None, status="comple
 def compare(tmp_path_factory):
     """Compares two label rasters, or run folders, and gives the summary."""
 
-    def compare(before, after, rules=EXACT, **run_b):
+    def compare(before, after, rules=EXACT, grid_a=None, **run_b):
         base = tmp_path_factory.mktemp("runs")
-        a = write_run(base / "a", before)
+        a = write_run(base / "a", before, grid=grid_a)
         return compare_runs(a, write_run(base / "b", after, **run_b), base / "changes", rules)
 
     return compare
@@ -240,10 +246,122 @@ def test_a_grid_moved_by_whole_pixels_is_not_resampled(compare):
     before, after = two()
     wide = np.pad(after, ((3, 0), (7, 2)), constant_values=1)
     found = compare(before, wide, grid=grid_at(wide.shape, x=500_000 - 7 * 0.5, y=5_300_000 + 3 * 0.5))
-    assert found["classes"] == compare(before, after)["classes"]
-    assert found["notes"] == []
+    road, water = compare(before, after)["classes"]
+    rim_m2 = (wide.size - after.size) * 0.25
+    beyond = {"b_m2": road["b_m2"] + rim_m2, "not_comparable_b_m2": road["not_comparable_b_m2"] + rim_m2}
+    assert found["classes"] == [road | beyond, water]
+    assert found["notes"] == ["b reaches beyond a, whose grid was grown to hold both: 43 x 49 px"]
     with pytest.raises(UsageError, match="share no observed pixel"):
         compare(before, after, grid=grid_at(after.shape, x=600_000))
+
+
+def shifted(labels, rows, cols):
+    """Labels, and a grid for them so many pixels below and right of where others lie."""
+    return labels, grid_at(labels.shape, x=500_000 + cols * 0.5, y=5_300_000 - rows * 0.5)
+
+
+def places():
+    """Labels somewhere on one lattice, now and then beside each other."""
+    return st.builds(shifted, rasters(), st.integers(-14, 14), st.integers(-14, 14))
+
+
+def on_canvas(labels, grid):
+    """Where labels that lie somewhere were observed, (80, 80), 20 pixels of it above and left of `grid_at`."""
+    canvas = np.zeros((80, 80), bool)
+    row, col = round((5_300_010 - grid.transform.f) * 2), round((grid.transform.c - 499_990) * 2)
+    canvas[row : row + grid.height, col : col + grid.width] = labels != UNSEEN
+    return canvas
+
+
+@SOME
+@given(places(), places(), st.sampled_from([EXACT, Rules("1px"), Rules("1.5px", 0.6, 8, 7)]))
+def test_areas_are_those_of_both_runs_whole_wherever_they_lie_and_swap_with_them(tmp_path_factory, one, two, rules):
+    base = tmp_path_factory.mktemp("places")
+    a, b = (write_run(base / name, labels, grid=grid) for name, (labels, grid) in zip("ab", (one, two), strict=True))
+    if not (on_canvas(*one) & on_canvas(*two)).any():
+        with pytest.raises(UsageError, match="share no observed pixel"):
+            compare_runs(a, b, base / "ab", rules)
+        return
+    found = compare_runs(a, b, base / "ab", rules)
+    other = compare_runs(b, a, base / "ba", rules)
+    for value, (row, swapped) in enumerate(zip(found["classes"], other["classes"], strict=True), 1):
+        assert row["a_m2"] == np.count_nonzero(one[0] == value) * 0.25
+        assert row["b_m2"] == np.count_nonzero(two[0] == value) * 0.25
+        assert [row[k] for k in ("gained_m2", "gained_polygons", "a_m2")] == [swapped[k] for k in ("lost_m2", "lost_polygons", "b_m2")]
+        assert [row[k] for k in ("lost_m2", "lost_polygons", "b_m2")] == [swapped[k] for k in ("gained_m2", "gained_polygons", "a_m2")]
+    for (labels, _), alone in ((one, "observed_in_a_only_m2"), (two, "observed_in_b_only_m2")):
+        assert found["compared_m2"] + found[alone] == np.count_nonzero(labels != UNSEEN) * 0.25
+    states = layer(found, "coverage").groupby("state")["area_m2"].sum()
+    assert states.get("not compared", 0.0) == found["observed_in_a_only_m2"] + found["observed_in_b_only_m2"]
+    boxes = [shapely.box(*grid.bounds) for _, grid in (one, two)]
+    assert Grid.from_dict(found["grid"]).bounds == shapely.union_all(boxes).bounds
+
+
+@SOME
+@given(rasters((0, 1, 2)), st.integers(-11, 11), st.integers(-11, 11))
+def test_a_coarser_run_is_counted_whole_where_its_pixels_end_on_those_of_the_first(tmp_path_factory, labels, rows, cols):
+    base = tmp_path_factory.mktemp("coarser")
+    a = write_run(base / "a", np.zeros((24, 24), np.uint8))
+    b = write_run(base / "b", labels, grid=grid_at(labels.shape, x=500_000 + cols * 0.5, y=5_300_000 - rows * 0.5, gsd=1.0))
+    found = compare_runs(a, b, base / "changes", EXACT)
+    assert [row["b_m2"] for row in found["classes"]] == [float(np.count_nonzero(labels == value)) for value in (1, 2)]
+    assert found["compared_m2"] + found["observed_in_b_only_m2"] == np.count_nonzero(labels != UNSEEN)
+
+
+def test_a_run_in_another_projection_is_counted_whole(compare):
+    x, y = Transformer.from_crs(UTM, 32633, always_xy=True).transform(499_900.0, 5_300_080.0)
+    grid = grid_at((100, 90), x, y, gsd=2.0, crs=CRS.from_epsg(32633))
+    found = compare(np.zeros((40, 40), np.uint8), np.ones(grid.shape, np.uint8), grid=grid)
+    area = gpd.GeoSeries([shapely.box(*grid.bounds)], crs=grid.crs).to_crs(UTM).area[0]
+    assert found["classes"][0]["b_m2"] == pytest.approx(area, rel=2e-3)
+    assert found["compared_m2"] == 400.0
+    outline = layer(found, "coverage").union_all().envelope
+    assert shapely.box(*Grid.from_dict(found["grid"]).bounds).contains(outline)
+    assert ["nearest neighbour" in found["notes"][0], "grown" in found["notes"][1]] == [True, True]
+
+
+GRIDS = st.builds(
+    lambda shape, x, y, gsd: grid_at(shape, 500_000 + x, 5_300_000 + y, gsd),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.floats(-60, 60),
+    st.floats(-60, 60),
+    st.sampled_from([0.5, 0.8, 2.0]),
+)
+
+
+@given(GRIDS, GRIDS)
+def test_a_grown_grid_is_the_smallest_of_the_same_pixels_that_holds_both(grid, other):
+    grown = grow_grid(grid, other)
+    row, col = whole_pixel_offset(grid, grown)
+    assert Window(0, 0, *grown.shape).contains(Window(row, col, *grid.shape))
+    left, bottom, right, top = shapely.union_all([shapely.box(*g.bounds) for g in (grid, other)]).bounds
+    more = [grown.bounds[k] - bound for k, bound in enumerate((left, bottom, right, top))]
+    slack = 2e-3 * grid.gsd_m  # of a pixel, as outlines are rounded
+    assert max(more[:2]) <= slack
+    assert min(more[2:]) >= -slack
+    assert max(map(abs, more)) < grid.gsd_m + slack
+
+
+def test_runs_that_one_grid_would_hold_badly_are_compared_on_the_first_and_the_rest_is_measured(compare):
+    across, down = np.ones((2, 9000), np.uint8), np.ones((9000, 2), np.uint8)
+    down[5000:, 0] = UNSEEN
+    found = compare(across, down)
+    assert found["grid"] == grid_at(across.shape).to_dict()
+    assert (found["compared_m2"], found["observed_in_a_only_m2"]) == (1.0, 4499.0)
+    assert found["observed_in_b_uncounted_m2"] == np.count_nonzero(down[2:] != UNSEEN) * 0.25 == 3499.0
+    assert found["notes"] == ["b reaches too far beyond a for one grid of both: 3,499 m² that were observed there are not counted"]
+
+
+def test_a_run_over_the_pole_makes_no_huge_grid_of_another_s_projection(compare):
+    svalbard, arctic = CRS.from_epsg(32633), CRS.from_epsg(3995)
+    here = grid_at((50, 50), 500_000.0, 8_700_000.0, crs=svalbard)
+    there = grid_at((600, 600), -3e6, 3e6, 10_000.0, crs=arctic)
+    found = compare(np.zeros(here.shape, np.uint8), np.ones(there.shape, np.uint8), grid_a=here, grid=there)
+    assert found["grid"] == here.to_dict()
+    assert (found["compared_m2"], found["classes"][0]["gained_m2"]) == (625.0, 625.0)
+    assert found["observed_in_b_uncounted_m2"] == 600 * 600 * 1e8
+    with pytest.raises(UsageError, match="share no observed pixel"):
+        compare(np.zeros((50, 50), np.uint8), np.ones((50, 50), np.uint8), grid=grid_at((50, 50), crs=CRS.from_epsg(32760)))
 
 
 @pytest.mark.parametrize("epsg", [32632, 32633, 4326])
@@ -307,6 +425,95 @@ def test_what_cannot_be_compared_is_refused_and_nothing_left(tmp_path):
         compare_runs(a, b, tmp_path)
 
 
+def damage(path, how):
+    """Something that may befall a file."""
+    content = path.read_bytes()
+    path.unlink()
+    if how == "a folder":
+        path.mkdir()
+    elif how != "gone":
+        path.write_bytes({"empty": b"", "cut short": content[: len(content) // 2], "noise": b"\x07" * 5000}[how])
+
+
+@pytest.mark.parametrize("how", ["gone", "empty", "cut short", "noise", "a folder"])
+def test_a_comparison_whose_layers_are_damaged_is_done_again(tmp_path, how):
+    runs = [write_run(tmp_path / name, labels) for name, labels in zip("ab", two(), strict=True)]
+    before = compare_runs(*runs, rules=EXACT)
+    layers = everything(before)
+    damage(tmp_path / "changes-a-b" / "changes.gpkg", how)
+    assert everything(compare_runs(*runs, rules=EXACT)) == layers
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "changes-a-b"]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "7", "null", '{"product": "rs-seg changes"', '{"product": "rs-seg changes", "key": "k"}'])
+def test_a_folder_whose_changes_json_says_something_else_is_left_alone(tmp_path, content):
+    runs = [write_run(tmp_path / name, labels) for name, labels in zip("ab", two(), strict=True)]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "changes.json").write_text(content)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="something else"):
+            compare_runs(*runs, tmp_path / "mine", overwrite=overwrite)
+    assert (tmp_path / "mine" / "changes.json").read_text() == content
+
+
+def test_a_comparison_without_one_of_its_facts_is_no_comparison(tmp_path):
+    runs = [write_run(tmp_path / name, labels) for name, labels in zip("ab", two(), strict=True)]
+    found = compare_runs(*runs, tmp_path / "out")
+    for key in ("product", "key", "classes", "notes", "compared_m2"):
+        (tmp_path / "out" / "changes.json").write_text(json.dumps({k: v for k, v in found.items() if k != key}))
+        with pytest.raises(OutputError, match="something else"):
+            compare_runs(*runs, tmp_path / "out")
+
+
+DAMAGES = [
+    [],
+    {},
+    "text",
+    *({key: None} for key in ("classes", "plan", "scenes")),
+    *({"classes": value} for value in ([], [{}], ["road"], {}, [{**classes_named("road").to_list()[0], "colour": []}])),
+    *({"plan": value} for value in ({}, [], {"grid": {}}, {"grid": grid_at((2, 2)).to_dict() | {"crs": "nowhere"}})),
+    *({"plan": {"grid": grid_at((2, 2)).to_dict() | wrong}} for wrong in ({"transform": [1, 2]}, {"height": 0}, {"width": "x"})),
+    *({"scenes": value} for value in (3, [{}], ["s"])),
+]
+
+
+@pytest.mark.parametrize("change", DAMAGES, ids=str)
+def test_a_run_whose_run_json_is_damaged_is_refused_in_words(tmp_path, change):
+    a, b = (write_run(tmp_path / name, labels) for name, labels in zip("ab", two(), strict=True))
+    facts = json.loads((b / "run.json").read_text())
+    (b / "run.json").write_text(json.dumps(facts | change if isinstance(change, dict) and change else change))
+    for runs in ((a, b), (b, a)):
+        with pytest.raises(OutputError, match=r"expected a run\.json as a run leaves it; got .*b/run\.json"):
+            compare_runs(*runs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("how", ["empty", "cut short", "noise", "smaller"])
+def test_damaged_labels_are_refused_and_nothing_left(tmp_path, how):
+    pixels = np.random.default_rng(0).integers(0, 3, (600, 600)).astype(np.uint8)
+    a, b, small = (write_run(tmp_path / name, pixels[:size, :size].copy()) for name, size in (("a", 600), ("b", 600), ("small", 50)))
+    if how == "smaller":
+        (small / "labels.tif").replace(b / "labels.tif")
+    else:
+        damage(b / "labels.tif", how)
+    with pytest.raises(RasterError, match=r"b/labels\.tif"):
+        compare_runs(a, b)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "small"]
+
+
+@pytest.mark.parametrize("key", ["run_key", "finished", "status", "model", "scenes", "classes", "plan"])
+def test_a_fact_that_a_run_lacks_is_named(tmp_path, key):
+    a, b = (write_run(tmp_path / name, labels) for name, labels in zip("ab", two(), strict=True))
+    facts = json.loads((b / "run.json").read_text())
+    del facts[key]
+    (b / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(OutputError, match=rf"b/run\.json without {key}\."):
+        compare_runs(a, b)
+    (b / "run.json").unlink()
+    with pytest.raises(OutputError, match=r"finished run; got .* without run\.json"):
+        compare_runs(a, b)
+
+
 def test_polygons_lie_where_the_pixels_are(compare):
     (gained,) = layer(compare(*two()), "road gained").geometry
     assert shapely.equals(gained, shapely.box(500_010, 5_299_993, 500_012, 5_299_995))
@@ -356,3 +563,79 @@ def test_failed_tiles_of_either_date_are_exit_code_3(two_dates, make_scene):
     found = json.loads(result.stdout)
     assert "failed tiles" in found["changes"]["notes"][0]
     assert found["changes"]["observed_in_a_only_m2"] > 0
+
+
+def dated(*sets, **flags):
+    """Settings of a run of 2020, with others laid over them."""
+    base = {"aoi": "11,47,12,48", "classes": ("road",), "datetime": "2020-01-01", "outputs": "here"}
+    return load_settings(None, base | flags, sets)
+
+
+DATES = ("2020-01-01", "2021-01-01", "2023-01-01", "2024-01-01")
+DELIVERY = ("report=false", "overwrite=true", "store=/fast", "vectors.formats=[geojson]", "vectors.crs=EPSG:4326", "vectors.lines=[road]")
+DECISIVE = ("aoi=11,47,12,49", "classes=[water]", "source=[x]", "model=sam3", "gsd_m=2", "tile_px=64", "nodata=0", "bands=[3,2,1]")
+
+
+@pytest.mark.parametrize("text", [*DELIVERY, "vectors.licence=CC-BY-4.0", "workers.count=3", "workers.cluster=local", "prompt_batch=2"])
+def test_how_a_comparison_is_delivered_and_computed_does_not_name_its_folder(text):
+    before, after = settings_of_dates(dated(text), DATES[3])
+    assert [before.out, after.out] == [run.out for run in settings_of_dates(dated(), DATES[3])]
+
+
+@pytest.mark.parametrize("text", [*DECISIVE, "composite=oldest", "vectors.min_area_m2=9", "scoring.threshold=0.7", "refine.preset=none"])
+def test_what_is_compared_names_its_folder(text):
+    assert settings_of_dates(dated(text), DATES[3])[0].out != settings_of_dates(dated(), DATES[3])[0].out
+
+
+def test_both_dates_name_the_folder_and_the_tiles_go_where_those_of_single_runs_go(tmp_path):
+    names = {settings_of_dates(dated(f"datetime={one}"), other)[0].out for one in DATES[:2] for other in DATES[2:]}
+    assert len(names) == 4
+    assert {Path(name).parent.parent for name in names} == {Path("here")}
+    here = str(Path("here").absolute() / ".tiles")
+    assert [run.store for run in settings_of_dates(dated(), DATES[3])] == [here, here]
+    assert settings_of_dates(dated(out=str(tmp_path / "o" / "two")), DATES[3])[1].store == str(tmp_path / "o" / ".tiles")
+    assert settings_of_dates(dated("store=s3://bucket/b"), DATES[3])[1].store == "s3://bucket/b"
+
+
+def test_tiles_are_shared_with_single_runs_and_between_comparisons(two_dates, tmp_path):
+    def run(*flags):
+        result = CliRunner().invoke(app, [*two_dates, "--json", *flags])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    [planned] = {summary["tiles"]["computed"] for summary in run("--compare-to", "2024-01-01")["runs"]}
+    assert planned > 0
+    assert not (tmp_path / "o" / "two" / ".tiles").exists()
+    alone = run("--out", str(tmp_path / "o" / "alone"))
+    assert (alone["tiles"]["computed"], alone["tiles"]["reused"]) == (0, planned)
+    other = run("--out", str(tmp_path / "o" / "back"), "--datetime", "2024-01-01", "--compare-to", "2020-01-01")
+    assert [summary["tiles"]["computed"] for summary in other["runs"]] == [0, 0]
+
+
+def test_another_delivery_in_the_same_folder_says_what_to_do_and_computes_no_tile(two_dates, tmp_path):
+    flags = [*two_dates, "--json", "--compare-to", "2024-01-01"]
+    first = json.loads(CliRunner().invoke(app, flags).stdout)
+    again = json.loads(CliRunner().invoke(app, [*flags, "--set", "report=false", "--workers", "1"]).stdout)
+    assert [summary["finished"] for summary in again["runs"]] == [summary["finished"] for summary in first["runs"]]
+    error = CliRunner().invoke(app, [*flags, "--format", "geojson"]).exception
+    assert isinstance(error, OutputError)
+    assert "--set overwrite=true" in str(error)
+    renewed = CliRunner().invoke(app, [*flags, "--format", "geojson", "--set", "overwrite=true"])
+    assert renewed.exit_code == 0, renewed.output
+    assert [summary["tiles"]["computed"] for summary in json.loads(renewed.stdout)["runs"]] == [0, 0]
+    assert (tmp_path / "o" / "two" / "b" / "road.geojson").is_file()
+    assert json.loads(renewed.stdout)["changes"]["classes"] == first["changes"]["classes"]
+
+
+def test_docs_outputs_md_says_what_a_comparison_leaves(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "outputs.md").read_text().split("\n## Comparisons\n")[1]
+    sections = {part.split("\n")[0]: re.findall(r"^\| (`.*?) \|", part, re.MULTILINE) for part in page.split("\n### ")}
+    named = {heading: re.findall("`([^`]+)`", " ".join(cells)) for heading, cells in sections.items()}
+    runs = [write_run(tmp_path / name, labels) for name, labels in zip("ab", two(), strict=True)]
+    found = compare_runs(*runs, tmp_path / "out")
+    assert set(named[""]) == {path.name for path in (tmp_path / "out").iterdir()}
+    for heading, name in (("Layers of `changes.gpkg`", "road gained"), ("Layer `coverage` of `changes.gpkg`", "coverage")):
+        assert named[heading] == pyogrio.read_info(tmp_path / "out" / "changes.gpkg", layer=name)["fields"].tolist()
+    keys = {f"{key}.{below}" for key in ("a", "rules") for below in found[key]}
+    keys |= {f"{key}[].{below}" for key in ("classes", "transitions") for below in found[key][0]}
+    assert set(named["changes.json"]) == keys | set(found)

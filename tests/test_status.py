@@ -18,6 +18,7 @@ from rs_pipeline.plan import plan_run
 from rs_pipeline.products import staged
 from rs_pipeline.run import run
 from rs_pipeline.survey import survey, survey_store
+from rs_pipeline.two_dates import settings_of_dates
 
 
 def rs_seg(capsys, *args):
@@ -208,6 +209,15 @@ def test_only_the_run_that_is_named_is_cleaned(make_scene, settings_for, outputs
     assert {Path(s.out).name: s.store_bytes > 0 for s in survey(outputs)} == {"run": True, "other": False}
 
 
+def test_of_two_runs_over_one_place_only_the_tiles_of_the_named_one_go(make_scene, settings_for, outputs):
+    scene = make_scene()
+    run(settings_for(scene, classes=("road",), model="fake_segmenter:by_word"))
+    run(settings_for(scene, classes=("water",), model="fake_segmenter:by_word", out=str(outputs / "other")))
+    assert len({s.store for s in survey(outputs)}) == 1
+    assert len(clean(outputs / "other").removed) == 1
+    assert {Path(s.out).name: s.store_bytes > 0 for s in survey(outputs)} == {"run": True, "other": False}
+
+
 def test_a_store_of_an_older_version_goes_with_all(make_scene, settings_for, outputs):
     run(settings_for(make_scene()))
     old = outputs / ".tiles" / "0123456789abcdef" / "r00000"
@@ -255,3 +265,79 @@ def test_a_store_that_is_elsewhere_is_named(make_scene, settings_for, outputs, t
     assert not (tmp_path / "fast").exists()
     shutil.rmtree(outputs / "run")
     assert run(settings)["tiles"]["reused"] == 0
+
+
+@pytest.fixture
+def compared(make_scene, settings_for, outputs):
+    """Settings of two runs in one folder, as a comparison of two dates makes them."""
+    before, _ = settings_of_dates(settings_for(make_scene(), out=str(outputs / "two"), datetime="2020-01-01"), "2024-01-01")
+    after = settings_for(make_scene("other.tif", random_pixels(seed=1)), out=str(outputs / "two" / "b"), store=before.store)
+    return before.model_copy(update={"datetime": None}), after
+
+
+def test_runs_that_are_compared_are_told_and_cleaned_with_their_folder_and_with_the_one_above(compared, settings_for, outputs, make_scene):
+    for settings in compared:
+        run(settings)
+    run(settings_for(make_scene("third.tif", random_pixels(seed=2)), out=str(outputs / "alone")))
+    (outputs / "two" / "changes").mkdir()
+    (outputs / "two" / "changes" / "changes.json").write_text("{}")
+    both = [str(outputs / "two" / name) for name in "ab"]
+    for folder, expected in ((outputs, [str(outputs / "alone"), *both]), (outputs / "two", both), (outputs / "two" / "a", both[:1])):
+        found = survey(folder)
+        assert [(s.out, s.state, s.store_bytes > 0) for s in found] == [(out, "finished", True) for out in expected]
+    assert len(clean(outputs / "two" / "a").removed) == 1
+    assert [s.store_bytes > 0 for s in survey(outputs)] == [True, False, True]
+    assert len(clean(outputs / "two").removed) == 1
+    assert [s.store_bytes > 0 for s in survey(outputs)] == [True, False, False]
+    assert len(clean(outputs).removed) == 1
+    assert not (outputs / ".tiles").exists()
+    assert [s.state for s in survey(outputs)] == ["finished"] * 3
+
+
+def test_a_killed_run_of_a_comparison_is_found_from_the_folder_above(compared, outputs, break_off, capsys):
+    before, after = compared
+    run(before)
+    break_off(after, tiles=3)
+    left = outputs / "two" / ".b.part-a1b2c3d4"
+    left.mkdir()
+    (left / "labels.part.tif").write_bytes(b"half" * 1000)
+    for folder in (outputs, outputs / "two"):
+        assert [(s.out, s.state) for s in survey(folder)] == [(before.out, "finished"), (after.out, "unfinished")]
+    assert [(s.state, s.done) for s in survey(outputs / "two" / "b")] == [("unfinished", 3)]
+    code, out, _ = rs_seg(capsys, "status", outputs)
+    assert code == 0
+    assert any(line.split()[:2] == [after.out, "unfinished"] for line in out.splitlines())  # whole, however long the path
+    assert "two/b (road, water, building): give the same command again" in out
+    cleaned = clean(outputs)
+    assert str(left) in [removed.path for removed in cleaned.removed]
+    assert [kept.run for kept in cleaned.kept] == [after.out]
+    assert not left.exists()
+    assert run(after)["tiles"]["reused"] == 3
+
+
+def test_who_is_at_work_in_a_folder_below_is_told_and_left_alone(compared, outputs, break_off):
+    _, after = compared
+    break_off(after)
+    with at_work(after):
+        for folder in (outputs, outputs / "two"):
+            assert [(s.state, s.held) for s in survey(folder)] == [("unfinished", True)]
+            assert clean(folder, abandoned=True).removed == []
+    assert run(after)["tiles"]["computed"] == 0
+
+
+def test_tiles_beside_the_runs_of_single_scenes_are_found_from_the_folder_above(make_scene, settings_for, outputs):
+    run(settings_for(make_scene(), out=str(outputs / "apart" / "scene")))
+    assert (outputs / "apart" / ".tiles").is_dir()
+    assert [(s.out, s.store_bytes > 0) for s in survey(outputs)] == [(str(outputs / "apart" / "scene"), True)]
+    assert len(clean(outputs).removed) == 1
+    assert not (outputs / "apart" / ".tiles").exists()
+
+
+def test_runs_beside_a_folder_are_none_of_its_own(make_scene, settings_for, outputs, tmp_path):
+    run(settings_for(make_scene()))
+    (outputs / "mine").mkdir()
+    for look in (survey, clean):
+        with pytest.raises(OutputError, match="nothing of the kind"):
+            look(outputs / "mine")
+    (outputs / "mine" / "run.json").write_text('{"product": "rs-seg"}')
+    assert [s.out for s in survey(outputs)] == [str(outputs / "run")]

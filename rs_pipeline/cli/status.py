@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from rs_pipeline.survey import RunStatus
 
 DEFAULT = Path("outputs")
-FolderArgument = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="A run folder, or a folder of runs. Default: outputs.")]
+FolderArgument = Annotated[
+    Path | None, typer.Argument(metavar="[DIR]", help="A run folder, or a folder of runs or of folders of runs. Default: outputs.")
+]
 StoreOption = Annotated[str | None, typer.Option(help="Path or URL of the tile store, where a run was told one with --set store=…")]
 _SHOWN_FAILURES = 3
+_WIDEST = 10_000
 
 
 def status_command(
@@ -40,11 +43,12 @@ def _print(found: Sequence[RunStatus]) -> None:
     # Folders may be called [so] or :so:, which is no markup.
     console = Console(highlight=False, markup=False, emoji=False)
     table = Table("run", "state", "tiles", "empty", "failed", "left", "store", box=None, header_style="bold")
-    table.columns[0].no_wrap, table.columns[0].overflow = True, "fold"  # names are for copying
     for s in found:
         state = f"{s.state}, at work" if s.held else s.state
         counts = (f"{s.done + s.empty} of {s.planned}", str(s.empty), str(len(s.failed)), str(s.left))
         table.add_row(short(s.out), state, *counts, size(s.store_bytes) if s.store is not None else "-")
+    whole = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
+    console.width = max(console.width, whole)  # names are for copying, and states for reading
     console.print(table)
     for s in found:
         for failure in s.failed[:_SHOWN_FAILURES]:
