@@ -46,6 +46,7 @@ def segment(
     tile_px: int | None = None,
     overlap_px: int | None = None,
     roads_as_lines: bool = False,
+    square: str | Sequence[str] | None = None,
     format: str | Sequence[str] | None = None,  # noqa: A002 - as the flag
     crs: str | None = None,
     cluster: str | None = None,
@@ -64,6 +65,7 @@ def segment(
     aoi: a vector file, or minx, miny, maxx, maxy in degrees.
     classes: names, in a sequence or separated by commas.
     source: GeoTIFFs, folders of them, STAC catalogs; one or several.
+    square: classes whose outlines go squared into `squares.gpkg`, too, in a sequence or separated by commas.
     format: of files beside `layers.gpkg`, in a sequence or separated by commas.
     datetime, out, model, refine, gsd, tile_px, overlap_px, roads_as_lines, crs, cluster, workers, batch_size: as the flags.
     config: YAML of settings.
@@ -91,6 +93,7 @@ def segment(
         "tile_px": tile_px,
         "overlap_px": overlap_px,
         "vectors.lines": ("road",) if roads_as_lines else None,
+        "vectors.square": _names(square),
         "vectors.formats": _names(format),
         "vectors.crs": crs,
         "workers.cluster": cluster,

@@ -34,13 +34,14 @@ _ASSETS = {
 """File, media type, roles and title of each asset."""
 _BESIDE = {
     ".html": (pystac.MediaType.HTML, ["overview"], "The run on one page, with a map"),
-    ".gpkg": (pystac.MediaType.GEOPACKAGE, ["data"], "Centre lines"),
+    "lines.gpkg": (pystac.MediaType.GEOPACKAGE, ["data"], "Centre lines"),
+    "squares.gpkg": (pystac.MediaType.GEOPACKAGE, ["data"], "Squared outlines"),
     ".fgb": (pystac.MediaType.FLATGEOBUF, ["data"], "Polygons of one class"),
     ".geojson": (pystac.MediaType.GEOJSON, ["data"], "Polygons of one class"),
     ".parquet": (pystac.MediaType.VND_APACHE_PARQUET, ["data"], "Polygons of one class"),
     ".pmtiles": (pystac.MediaType.VND_PMTILES, ["visual"], "Polygons of one class, as vector tiles"),
 }
-"""Media type, roles and title by suffix of what some runs have; the asset's key is the file's name."""
+"""Media type, roles and title, by name or suffix, of what some runs have; the asset's key is the file's name."""
 
 
 def add_product(catalog: Path, run_folder: Path) -> str:
@@ -117,8 +118,9 @@ def _product_item(folder: Path, manifest: dict[str, Any]) -> pystac.Item:
 def _beside(folder: Path, manifest: dict[str, Any]) -> dict[str, tuple[str, str, list[str], str]]:
     """Assets that not every run has; a report may have been thrown away."""
     known = {file for file, *_ in _ASSETS.values()}
-    names = [name for name in manifest["files"] if name not in known and Path(name).suffix in _BESIDE and (folder / name).is_file()]
-    return {name: (name, *_BESIDE[Path(name).suffix]) for name in names}
+    there = [name for name in manifest["files"] if name not in known and (folder / name).is_file()]
+    about = {name: _BESIDE.get(name, _BESIDE.get(Path(name).suffix)) for name in there}
+    return {name: (name, *facts) for name, facts in about.items() if facts is not None}
 
 
 def _provenance(manifest: dict[str, Any], finished: dt.datetime) -> dict[str, Any]:

@@ -53,11 +53,12 @@ class VectorSettings(Section):
     min_area_m2: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     simplify_m: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     lines: tuple[str, ...]
+    square: tuple[str, ...]
     formats: tuple[FormatName, ...]
     crs: str | None
     licence: str | None
 
-    @field_validator("formats", "lines")
+    @field_validator("formats", "lines", "square")
     @classmethod
     def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(set(names)))  # their order decides nothing, so the key of a run must not hang on it

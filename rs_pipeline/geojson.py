@@ -12,12 +12,12 @@ import pyarrow as pa
 import shapely
 from numpy.typing import NDArray
 
-from rs_pipeline.reproject import mend
+from rs_pipeline.mending import mend
 from rs_pipeline.spool import GEOMETRY_COLUMN
 
 
 def write_geojson(path: Path, rows: pa.RecordBatchReader, digits: int) -> int:
-    """Write rows, in their order, one feature per line.
+    """Write rows, in their order, one feature per line; polygons that rounding breaks are mended, and none becomes empty (`mend`).
 
     Parameters
     ----------

@@ -11,18 +11,18 @@ import pyarrow as pa
 import pyogrio
 from pyproj import CRS
 
-from rs_pipeline.spool import GEOMETRY_COLUMN, LayerRows
+from rs_pipeline.spool import GEOMETRY_COLUMN, Rows
 
 # QGIS up to 3.28 warns about GeoPackage 1.4.
 _VERSION = "1.3"
 
 
-def write_geopackage(path: Path, layers: Mapping[str, LayerRows], crs: CRS) -> None:
+def write_geopackage(path: Path, layers: Mapping[str, Rows], crs: CRS) -> None:
     """Write layers, in their order, each with a spatial index; a file that is there gets more of them.
 
     Raises
     ------
-    pyogrio.errors.DataSourceError, sqlite3.Error: it cannot be written, or rows or index are not whole.
+    OutputError: rows cannot be made; pyogrio.errors.DataSourceError, sqlite3.Error: it cannot be written, or rows or index are not whole.
     """
     with _without_syncing():
         for name, layer in layers.items():
@@ -41,7 +41,7 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _check(path: Path, layers: Mapping[str, LayerRows]) -> None:
+def _check(path: Path, layers: Mapping[str, Rows]) -> None:
     """GDAL may fail to build an index when it closes the file, and nobody is told."""
     with closing(sqlite3.connect(path)) as connection:
         for name, layer in layers.items():

@@ -19,7 +19,18 @@ from rs_pipeline.layers import COVERAGE_LAYER, SCENES_LAYER, LayerSummary
 from rs_pipeline.plan import RunPlan
 from rs_pipeline.raster import gdal_version
 
-_LIBRARIES = ("rasterio", "pyproj", "shapely", "numpy", "distributed", "torch", "transformers", "timm", "open_clip_torch")
+_LIBRARIES = (
+    "rasterio",
+    "pyproj",
+    "shapely",
+    "numpy",
+    "buildingregulariser",
+    "distributed",
+    "torch",
+    "transformers",
+    "timm",
+    "open_clip_torch",
+)
 
 
 @dataclass(frozen=True)

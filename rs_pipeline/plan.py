@@ -33,8 +33,9 @@ from rs_pipeline.raster import RasterInfo, burn_mask, choose_bands, read_sample
 from rs_pipeline.reproject import check_place, read_crs
 from rs_pipeline.scene_reader import CACHE_BYTES
 from rs_pipeline.segmenter import ModelInfo, check_refinements, check_vocabulary, find_provider
+from rs_pipeline.square_layers import classes_as_squares
 from rs_pipeline.tiles import TilePlan
-from rs_pipeline.vector_formats import check_formats
+from rs_pipeline.vector_formats import check_formats, check_formats_at
 from rs_pipeline.vocabulary import load_vocabulary
 from rs_pipeline.workers import Crew, choose_crew
 
@@ -95,12 +96,7 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
     RsSegError: whatever would keep the run from finishing, as far as it can be known now.
     """
     options = settings.options
-    classes = load_vocabulary(settings.vocabulary).class_set(settings.classes)
-    if options.scoring.threshold is not None:
-        classes = ClassSet(tuple(replace(c, threshold=options.scoring.threshold) for c in classes))
-    check_layer_names(classes)
-    check_formats(settings.vectors.formats, classes)
-    classes_as_lines(settings.vectors.lines, classes)
+    classes = _choose_classes(settings)
     layers_crs = read_crs(settings.vectors.crs) if settings.vectors.crs is not None else None
     provider = find_provider(settings.model)
     info = provider.info()
@@ -120,6 +116,7 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
     grid = build_grid(crs, gsd_m, aoi, scenes)
     if layers_crs is not None:
         check_place(grid, layers_crs, lines=bool(settings.vectors.lines))
+    check_formats_at(settings.vectors.formats, grid)
     plan = _cut(grid, aoi, settings, info)
     prepared, radiometry_notes = _prepare(scenes, settings)
     tiles = plan.count()
@@ -164,6 +161,19 @@ def _cut(grid: Grid, aoi: Aoi | None, settings: RunSettings, info: ModelInfo) ->
             "an AOI that holds the centre of a pixel", f"{area.area:.3g} m² at {grid.gsd_m:g} m per pixel", "Draw it larger."
         )
     return TilePlan(grid, tile_px, overlap_px, area)
+
+
+def _choose_classes(settings: RunSettings) -> ClassSet:
+    """The classes that are asked for, held against everything that their names must be good for."""
+    vocabulary = load_vocabulary(settings.vocabulary)
+    classes, threshold = vocabulary.class_set(settings.classes), settings.scoring.threshold
+    if threshold is not None:
+        classes = ClassSet(tuple(replace(c, threshold=threshold) for c in classes))
+    check_layer_names(classes)
+    check_formats(settings.vectors.formats, classes)
+    classes_as_lines(settings.vectors.lines, classes)
+    classes_as_squares(settings.vectors.square, classes, vocabulary)
+    return classes
 
 
 def query_of(settings: RunSettings, aoi: Aoi | None) -> Query:

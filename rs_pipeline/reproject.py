@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import shapely
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
+from pyproj.enums import TransformDirection
 from pyproj.exceptions import CRSError
+from shapely.geometry.base import BaseGeometry
 
 from rs_pipeline.errors import ConfigError, OutputError
 from rs_pipeline.grid import Grid
-from rs_pipeline.outline import lon_lat_outline
+from rs_pipeline.mending import areas, mend, polygon_parts, strip_along
 
-EDGE_PX = 256
-"""Longer edges get points of their own, since a straight line is none elsewhere: what is left bends by less than a hundredth of a pixel."""
+_EDGE_PX = 256
+"""Longer edges get points of their own in any case."""
+_BEND_PX = 0.01
+_STEPS = 256
+"""Along a side of the grid."""
 _TEAR = 50.0
 """Steps so many times as long as most are over an edge of the CRS."""
-_TURNS = {"EPSG:4326": 360.0, "EPSG:3857": 2 * 20037508.342789244}
-"""Once around the world, for the CRSs whose edge is the antimeridian."""
+_WEB_MERCATOR = CRS.from_epsg(3857)
+_WEB_MERCATOR_TURN = 2 * 20037508.342789244
+_POLE = 90.0
+OTHER_CRS = "Leave out --crs, or choose one made for the place."
 
 
 def read_crs(text: str) -> CRS:
@@ -40,94 +47,151 @@ def read_crs(text: str) -> CRS:
     return crs
 
 
-def check_place(grid: Grid, target: CRS, *, lines: bool = False) -> None:
+def check_place(grid: Grid, target: CRS, *, lines: bool = False, fix: str = OTHER_CRS) -> None:
     """Refuse a CRS that cannot express the place of a grid, or that tears it where we do not cut.
 
     Parameters
     ----------
     lines: whether centre lines go there too, which are never cut.
+    fix: what the error tells to do.
 
     Raises
     ------
     OutputError: it cannot.
     """
-    place = lon_lat_outline(grid.crs, grid.transform, grid.height, grid.width)
-    west, _, east, _ = place.bounds if not place.is_empty else (0.0, 0.0, 0.0, 0.0)
-    is_cut = east - west > 180  # it lies on both sides of the antimeridian, or around a pole
-    cuts = target.is_geographic or target.to_string() in _TURNS
-    holds_pole = is_cut and shapely.unary_union(place).geom_type == "Polygon"
-    if grid.crs != target and ((cuts and (holds_pole or (is_cut and lines))) or (not cuts and _is_torn(grid, target))):
-        fix = "Leave out --crs, or choose one made for the place."
+    if grid.crs == target:
+        return
+    move = Reprojection(grid, target)
+    outline = shapely.segmentize(shapely.box(*grid.bounds).exterior, max(grid.shape) * grid.gsd_m / _STEPS)
+    points = move.points(shapely.get_coordinates(outline), fix)
+    if move.turn is None:
+        steps = np.hypot(*np.diff(points, axis=0).T)
+        torn = bool(steps.max() > _TEAR * np.median(steps))
+    else:
+        torn = _holds_pole(grid) or (lines and bool(np.ptp(points[:, 0]) > move.turn / 2))
+    if torn:
         raise OutputError("a CRS that holds the place in one piece", f"{target.name}, with an edge in it", fix)
-    Reprojection(grid.crs, target, max(grid.shape) * grid.gsd_m)(pa.array([shapely.to_wkb(shapely.box(*grid.bounds))]), multi=False)
 
 
-def _is_torn(grid: Grid, target: CRS) -> bool:
-    """True where neighbours on the grid's outline are far apart in another CRS."""
-    outline = shapely.segmentize(shapely.box(*grid.bounds).exterior, max(grid.shape) * grid.gsd_m / 256)
-    x, y = Transformer.from_crs(grid.crs, target, always_xy=True).transform(*shapely.get_coordinates(outline).T)
-    steps = np.hypot(np.diff(x), np.diff(y))
-    return bool(steps.max() > _TEAR * np.median(steps))
+def _holds_pole(grid: Grid) -> bool:
+    """True where a pole is in the grid, or within a pixel of it."""
+    minx, miny, maxx, maxy = grid.bounds
+    move = Transformer.from_crs(grid.crs, 4326, always_xy=True)
+    lon, _ = move.transform((minx + maxx) / 2, (miny + maxy) / 2)
+    xs, ys = move.transform([lon, lon], [-_POLE, _POLE], direction=TransformDirection.INVERSE)
+    near = grid.gsd_m
+    return any(minx - near <= x <= maxx + near and miny - near <= y <= maxy + near for x, y in zip(xs, ys, strict=True))
 
 
 class Reprojection:
-    """Polygons as WKB into another CRS; they stay valid, and keep apart what the antimeridian cuts.
+    """Polygons of a grid into another CRS; they stay valid, none is lost, and the antimeridian cuts those that lie on both its sides.
 
-    Parameters
+    Edges get points of their own where they would bend by more than a hundredth of a pixel: a straight line is none elsewhere.
+
+    Attributes
     ----------
-    edge: longest edge that is taken over as it is, in units of `source`.
+    turn: once around the world in x, units of the target, where the antimeridian is the target's edge; None where its edges are unknown.
     """
 
-    def __init__(self, source: CRS, target: CRS, edge: float) -> None:
-        self._transformer = Transformer.from_crs(source, target, always_xy=True)
-        self._target, self._edge = target, edge
-        self._turn = _TURNS.get(target.to_string(), 360.0 if target.is_geographic else None)
+    def __init__(self, grid: Grid, target: CRS) -> None:
+        self._there = Transformer.from_crs(grid.crs, target, always_xy=True)
+        self._target = target
+        self.turn, self._top = _limits(target)
+        self._edge = self._straight(grid)
 
-    def __call__(self, wkb: pa.BinaryArray, *, multi: bool) -> pa.BinaryArray:
-        """The polygons, in their order.
+    def __call__(self, shapes: NDArray[Any]) -> NDArray[Any]:
+        """(n,) polygons and multipolygons of the target, in their order; none is empty (`mend`).
 
         Parameters
         ----------
-        multi: every one as a multipolygon; otherwise only those in several parts.
+        shapes: (n,) valid polygons or multipolygons in the grid's CRS, none empty.
 
         Raises
         ------
         OutputError: the CRS cannot express the place.
         """
-        moved: NDArray[Any] = shapely.transform(shapely.segmentize(shapely.from_wkb(wkb), self._edge), self._to_target)
-        if self._turn is not None:
-            _cut_at_the_edge(moved, self._turn)
+        moved: NDArray[Any] = shapely.transform(self._with_points(shapes), self.points)
+        if self.turn is not None:
+            for index in np.flatnonzero(self.is_apart(moved)):
+                moved[index] = _cut_at_the_edge(moved[index], self.turn)
         mend(moved)
-        if multi:
-            single = np.flatnonzero(shapely.get_type_id(moved) == shapely.GeometryType.POLYGON)
-            moved[single] = shapely.multipolygons(moved[single, None])
-        return pa.array(shapely.to_wkb(moved), pa.binary())
-
-    def _to_target(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        moved = np.column_stack(self._transformer.transform(*points.T))
-        if not np.isfinite(moved).all():
-            name = self._target.to_string()
-            raise OutputError("a CRS that can express the place", f"{name}, which cannot", "Choose another --crs or --format.")
         return moved
 
+    def is_apart(self, shapes: NDArray[Any]) -> NDArray[np.bool_]:
+        """(n,) True for shapes on both sides of the antimeridian."""
+        left, _, right, _ = shapely.bounds(shapes).T
+        wide: NDArray[np.bool_] = right - left > (np.inf if self.turn is None else self.turn / 2)
+        return wide
 
-def mend(shapes: NDArray[Any]) -> None:
-    """Make polygons valid whose points were moved, in place; valid ones stay as they are."""
-    broken = np.flatnonzero(~shapely.is_valid(shapes))
-    shapes[broken] = [_areas(shapely.make_valid(shape)) for shape in shapes[broken]]
+    def points(self, points: NDArray[np.float64], fix: str = "Choose another --crs or --format.") -> NDArray[np.float64]:
+        """(n, 2) x and y of the target.
+
+        Parameters
+        ----------
+        points: (n, 2) x and y in the grid's CRS.
+        fix: what the error tells to do.
+
+        Raises
+        ------
+        OutputError: it has none there, or none of use.
+        """
+        moved = np.column_stack(self._there.transform(*points.T))
+        if not (np.isfinite(moved).all() and (np.abs(moved[:, 1]) <= self._top).all()):
+            raise OutputError("a CRS that can express the place", f"{self._target.to_string()}, which cannot", fix)
+        return moved
+
+    def _with_points(self, shapes: NDArray[Any]) -> NDArray[Any]:
+        """The shapes with points along edges that are too long."""
+        left, bottom, right, top = shapely.bounds(shapes).T
+        large = np.flatnonzero(np.hypot(right - left, top - bottom) > self._edge)  # going through the others takes its time
+        with_points = shapes.copy()
+        with_points[large] = shapely.segmentize(shapes[large], self._edge)
+        collapsed = shapely.is_empty(with_points)  # slivers, which GEOS takes for broken then
+        with_points[collapsed] = shapes[collapsed]
+        return with_points
+
+    def _straight(self, grid: Grid) -> float:
+        """Longest edge, units of the grid, that stays straight to a hundredth of a pixel along and across the grid's outline."""
+        middle = shapely.get_coordinates(shapely.segmentize(shapely.box(*grid.bounds).exterior, max(grid.shape) * grid.gsd_m / 32))
+        middle = np.concatenate([middle, middle])
+        along = np.repeat(np.eye(2), len(middle) // 2, axis=0)
+        edge = _EDGE_PX * grid.gsd_m
+        while edge > grid.gsd_m and self._bend(middle, along * edge / 2) > _BEND_PX * grid.gsd_m:
+            edge /= 2
+        return edge
+
+    def _bend(self, middle: NDArray[np.float64], half: NDArray[np.float64]) -> float:
+        """How far the middles of some edges are from those of straight lines between their ends, units of the grid."""
+        with np.errstate(invalid="ignore"):  # of points that the CRS does not have, which are told when they are asked for
+            start, end = (np.column_stack(self._there.transform(*(middle + sign * half).T)) for sign in (-1, 1))
+            step = end - start
+            if self.turn is not None:
+                step[:, 0] -= self.turn * np.round(step[:, 0] / self.turn)
+            x, y = (start + step / 2).T
+            back = np.column_stack(self._there.transform(x, y, direction=TransformDirection.INVERSE))
+            off = np.hypot(*(back - middle).T)
+        return float(off[np.isfinite(off)].max(initial=0.0))
 
 
-def _cut_at_the_edge(shapes: NDArray[Any], turn: float) -> None:
-    """Shapes on both sides of the antimeridian become shapes of two parts, in place."""
-    left, _, right, _ = shapely.bounds(shapes).T
+def _limits(crs: CRS) -> tuple[float | None, float]:
+    """Once around the world in x, None where nobody knows the edges; and the greatest y that is of use, either way from the equator."""
+    if crs.equals(_WEB_MERCATOR, ignore_axis_order=True):
+        return _WEB_MERCATOR_TURN, _WEB_MERCATOR_TURN / 2  # its map is a square; beyond, up to the poles, y grows to absurd numbers
+    if crs.is_geographic:
+        return round(2 * math.pi / crs.axis_info[0].unit_conversion_factor, 9), math.inf  # not all count in degrees
+    return None, math.inf
+
+
+def _cut_at_the_edge(shape: BaseGeometry, turn: float) -> BaseGeometry:
+    """A shape on both sides of the antimeridian, as one of two parts or more."""
+    joined = shapely.transform(shape, lambda p: np.column_stack([p[:, 0] % turn, p[:, 1]]))
+    east = areas(shapely.make_valid(joined))
+    parts = _halves(east, turn)
+    return shapely.union_all(parts if len(parts) else _halves(strip_along(east), turn))
+
+
+def _halves(east: BaseGeometry, turn: float) -> NDArray[Any]:
+    """Polygons on either side of the antimeridian, of a shape that is on both, its longitudes going on behind it."""
     world = shapely.box(-turn / 2, -turn, turn / 2, turn)
-    for index in np.flatnonzero(right - left > turn / 2):
-        east = shapely.transform(shapes[index], lambda p: np.column_stack([p[:, 0] % turn, p[:, 1]]))
-        west = shapely.transform(east, lambda p: p - (turn, 0))
-        shapes[index] = _areas(shapely.union_all([shapely.make_valid(part).intersection(world) for part in (east, west)]))
-
-
-def _areas(shape: shapely.Geometry) -> shapely.Geometry:
-    """What of a shape is polygons."""
-    parts = [part for part in shapely.get_parts(shape) if part.geom_type in {"Polygon", "MultiPolygon"}]
-    return parts[0] if len(parts) == 1 else shapely.union_all(parts)
+    west = shapely.transform(east, lambda p: p - (turn, 0))
+    return np.concatenate([polygon_parts(shapely.intersection(side, world)) for side in (east, west)])

@@ -23,7 +23,8 @@ from rs_pipeline.products import REPORT, is_whole, staged, write_manifest
 from rs_pipeline.raster_looks import write_looks
 from rs_pipeline.records import RunRecord
 from rs_pipeline.reporting import Reporter, Silent
-from rs_pipeline.stages import Inference, Stitched, infer_tiles, stitch, trace_lines, vectorize
+from rs_pipeline.square_layers import SQUARES
+from rs_pipeline.stages import Inference, Stitched, infer_tiles, square_objects, stitch, trace_lines, vectorize
 from rs_pipeline.vector_formats import file_names
 from rs_pipeline.workers import open_client
 
@@ -185,6 +186,7 @@ class Execution:
         with self._clock("vectorize"):
             self._layers = vectorize(self.plan, self._stitched, self._folder, self._reporter)
             trace_lines(self.plan, self._stitched, self._folder, self._reporter)
+            square_objects(self.plan, self._stitched, self._folder, self._reporter)
 
     def publish(self) -> dict[str, Any]:
         """Finish the rasters and put the folder under its name.
@@ -221,7 +223,7 @@ class Execution:
 
     def _files(self) -> list[str]:
         """Names of what was made."""
-        beside = [LINES, *file_names(self.plan.settings.vectors.formats, self.plan.job.classes.names)]
+        beside = [LINES, SQUARES, *file_names(self.plan.settings.vectors.formats, self.plan.job.classes.names)]
         return [*PRODUCTS, *(name for name in beside if (self._folder / name).is_file())]
 
     def _finish(self, raster: BlockRaster, name: str, overviews: Literal["mode", "average"]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
@@ -16,6 +17,21 @@ GEOMETRY_COLUMN = "geometry"
 _BATCH_BYTES = 2**20
 _TABLE_BYTES = 8192
 """What a table takes at the least, however few its rows."""
+
+
+class Rows(Protocol):
+    """Rows of one layer, all of the same columns; `geometry` holds WKB."""
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+
+    @property
+    def geometry_type(self) -> str:
+        """GDAL's name of what the geometries are, Unknown where they are of several types."""
+
+    def read(self) -> AbstractContextManager[pa.RecordBatchReader]:
+        """All rows, from the first; as often as wanted."""
 
 
 class LayerRows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from pyproj import CRS
 
 from rs_pipeline import manifest
 from rs_pipeline.checked_raster import CheckedRaster
@@ -22,7 +23,8 @@ from rs_pipeline.errors import SegmenterError
 from rs_pipeline.grid import Window
 from rs_pipeline.groups import BandReader
 from rs_pipeline.inference import BatchResult
-from rs_pipeline.layers import Delivery, LayerSummary, SceneFootprint, write_layers
+from rs_pipeline.layer_tables import SceneFootprint
+from rs_pipeline.layers import Delivery, LayerSummary, write_layers
 from rs_pipeline.line_layers import LINES, classes_as_lines, write_lines
 from rs_pipeline.mosaic import ReadScores, blend_block, label_block
 from rs_pipeline.parallel import map_in_order
@@ -30,7 +32,9 @@ from rs_pipeline.plan import RunPlan
 from rs_pipeline.raster import burn_mask
 from rs_pipeline.reporting import Reporter
 from rs_pipeline.reproject import read_crs
-from rs_pipeline.vectorize import Outlines, polygonize, polygonize_coverage
+from rs_pipeline.square_layers import SQUARES, classes_as_squares, write_squares
+from rs_pipeline.vectorize import Features, Outlines, polygonize, polygonize_coverage
+from rs_pipeline.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -192,7 +196,7 @@ def vectorize(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporte
         polygonize_coverage(grid, read_labels, lambda window: _inside_aoi(plan, window), settings.block_px, threads),
         _footprints(plan, stitched),
         "Polygon" if settings.connectivity == 4 else "MultiPolygon",
-        Delivery(read_crs(settings.crs) if settings.crs is not None else None, settings.formats, manifest.describe_layers(plan)),
+        Delivery(_layers_crs(plan), settings.formats, manifest.describe_layers(plan)),
     )
 
 
@@ -202,18 +206,41 @@ def trace_lines(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Repor
     chosen = classes_as_lines(settings.lines, plan.job.classes)
     if not chosen:
         return
+    objects = _traced_again(plan, stitched, "lines", reporter)
+    for name, lines in write_lines(folder / LINES, grid, chosen, objects, settings.min_area_m2, _layers_crs(plan)).items():
+        reporter.note(f"{name}: {lines.count} lines, {lines.length_m / 1e3:.1f} km")
+
+
+def square_objects(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporter) -> None:
+    """Square the outlines of the classes that were asked for, into `squares.gpkg`."""
+    names = plan.settings.vectors.square
+    if not names:
+        return
+    chosen = classes_as_squares(names, plan.job.classes, load_vocabulary(plan.settings.vocabulary))
+    objects = _traced_again(plan, stitched, "squares", reporter)
+    for name, squares in write_squares(folder / SQUARES, plan.job.plan.grid, chosen, objects, _layers_crs(plan)).items():
+        own = squares.count - squares.squared
+        reporter.note(f"{name}: {squares.squared} outlines squared, {own} kept as they are, {squares.area_m2 / 1e4:,.1f} ha")
+
+
+def _traced_again(plan: RunPlan, stitched: Stitched, stage: str, reporter: Reporter) -> Iterable[Features]:
+    """The objects of pixels that share sides, not simplified, for what is derived from them."""
 
     def read_block(window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
         reporter.advance(1)
         nothing = np.zeros(window.shape, np.uint8)
         return stitched.labels.read(window)[0], nothing, nothing
 
-    reporter.stage("lines", len(list(_blocks(plan))))
-    outlines = Outlines(min_area_m2=settings.min_area_m2)
-    objects = polygonize(grid, len(plan.job.classes), read_block, settings.block_px, outlines, len(os.sched_getaffinity(0)))
-    crs = read_crs(settings.crs) if settings.crs is not None else None
-    for name, lines in write_lines(folder / LINES, grid, chosen, objects, settings.min_area_m2, crs).items():
-        reporter.note(f"{name}: {lines.count} lines, {lines.length_m / 1e3:.1f} km")
+    reporter.stage(stage, len(list(_blocks(plan))))
+    settings = plan.settings.vectors
+    outlines, threads = Outlines(min_area_m2=settings.min_area_m2), len(os.sched_getaffinity(0))
+    return polygonize(plan.job.plan.grid, len(plan.job.classes), read_block, settings.block_px, outlines, threads)
+
+
+def _layers_crs(plan: RunPlan) -> CRS | None:
+    """What `--crs` names."""
+    crs = plan.settings.vectors.crs
+    return read_crs(crs) if crs is not None else None
 
 
 def _footprints(plan: RunPlan, stitched: Stitched) -> list[SceneFootprint]:

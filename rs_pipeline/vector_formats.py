@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
 import pyogrio
 from pyproj import CRS
 
@@ -16,8 +15,10 @@ from rs_pipeline.config import FormatName
 from rs_pipeline.errors import UsageError
 from rs_pipeline.geojson import write_geojson
 from rs_pipeline.geopackage import crs_text
-from rs_pipeline.reproject import EDGE_PX, Reprojection
-from rs_pipeline.spool import GEOMETRY_COLUMN, LayerRows
+from rs_pipeline.grid import Grid
+from rs_pipeline.moved_rows import Form, rows_in_crs
+from rs_pipeline.reproject import check_place
+from rs_pipeline.spool import GEOMETRY_COLUMN, Rows
 
 _MAX_NAME_BYTES = 255
 _DEGREE_M = 111_320.0
@@ -35,13 +36,15 @@ class VectorFormat:
     """GDAL's; None: written without GDAL."""
     crs: CRS | None = None
     """The only one it may have."""
+    form: Form = "multi"
+    """Of its geometries in another CRS than the grid's."""
 
 
 FORMATS: dict[FormatName, VectorFormat] = {
     "flatgeobuf": VectorFormat("fgb", "FlatGeobuf"),
     "geoparquet": VectorFormat("parquet", None),
-    "geojson": VectorFormat("geojson", None, CRS.from_epsg(4326)),
-    "pmtiles": VectorFormat("pmtiles", "PMTiles", CRS.from_epsg(3857)),
+    "geojson": VectorFormat("geojson", None, CRS.from_epsg(4326), "any"),
+    "pmtiles": VectorFormat("pmtiles", "PMTiles", CRS.from_epsg(3857), "apart"),
 }
 
 
@@ -63,62 +66,67 @@ def check_formats(formats: Sequence[FormatName], classes: ClassSet) -> None:
             raise UsageError("class names that can be files", repr(name), "Choose another word, or leave out --format.")
 
 
+def check_formats_at(formats: Sequence[FormatName], grid: Grid) -> None:
+    """Refuse formats whose own CRS cannot express the place of a grid: poles, and for vector tiles what lies beyond 85 degrees.
+
+    Raises
+    ------
+    OutputError: which CRS cannot.
+    """
+    for chosen in formats:
+        crs = FORMATS[chosen].crs
+        if crs is not None:
+            check_place(grid, crs, fix=f"Leave {chosen} out of --format.")
+
+
 def file_names(formats: Sequence[FormatName], names: Sequence[str]) -> list[str]:
     """The files of all layers, in the order of the layers; of these, there are no vector tiles of layers without features."""
     return [f"{name}.{FORMATS[chosen].suffix}" for name in names for chosen in formats]
 
 
-def write_vector_file(path: Path, chosen: FormatName, layer: LayerRows, crs: CRS, gsd_m: float) -> None:
-    """Write the rows of a layer, batch by batch; into the format's own CRS where it has one. Vector tiles of no rows are no file.
+def write_vector_file(path: Path, chosen: FormatName, layer: Rows, grid: Grid, crs: CRS) -> None:
+    """Write the rows of a layer, batch by batch. Vector tiles of no rows are no file.
+
+    Every row becomes a feature with a geometry of its own, however thin it is in the file's CRS (`mend`); in vector tiles, where it is
+    larger than a step of their coordinates, and one on both sides of the antimeridian as a feature on each.
 
     Parameters
     ----------
-    crs: that the rows are in.
-    gsd_m: metres per pixel of the raster they were traced from: decides how many digits and zoom levels are of use.
+    layer: in the grid's CRS.
+    grid: its pixels decide how many digits and zoom levels are of use.
+    crs: of the file, where the format has none of its own.
 
     Raises
     ------
     pyogrio.errors.DataSourceError, pyarrow.ArrowException, OSError: it cannot be written, or is not whole.
-    OutputError: the format's CRS cannot express the place.
+    OutputError: the CRS cannot express the place.
     """
     made = FORMATS[chosen]
     if chosen == "pmtiles" and not layer.rows:
         return
     target = made.crs or crs
-    with layer.read() as stored:
-        rows = stored if target == crs else _reprojected(stored, crs, target, gsd_m)
+    moved = rows_in_crs(layer, grid, target, made.form)
+    with moved.read() as rows:
         if chosen == "geoparquet":
             from rs_pipeline.geoparquet import write_geoparquet  # Parquet takes memory that runs without it do not need
 
             written = write_geoparquet(path, rows, target)
         elif chosen == "geojson":
-            written = write_geojson(path, rows, max(7, math.ceil(math.log10(100 * _DEGREE_M / gsd_m))))  # a hundredth of a pixel
+            written = write_geojson(path, rows, max(7, math.ceil(math.log10(100 * _DEGREE_M / grid.gsd_m))))  # a hundredth of a pixel
         else:
-            kind = "Unknown" if target != crs else layer.geometry_type
             pyogrio.write_arrow(
                 rows,
                 path,
                 layer=path.stem,
                 driver=made.driver,
                 geometry_name=GEOMETRY_COLUMN,
-                geometry_type=kind,
+                geometry_type=moved.geometry_type,
                 crs=crs_text(target),
-                **_options(chosen, gsd_m),
+                **_options(chosen, grid.gsd_m),
             )
             written = _count(path, chosen, layer.rows)
     if written != layer.rows:
         raise OSError(f"{written} of {layer.rows} features in {path.name}")
-
-
-def _reprojected(rows: pa.RecordBatchReader, crs: CRS, target: CRS, gsd_m: float) -> pa.RecordBatchReader:
-    move = Reprojection(crs, target, EDGE_PX * gsd_m / (1.0 if not crs.is_geographic else _DEGREE_M))
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for batch in rows:
-            at = batch.schema.get_field_index(GEOMETRY_COLUMN)
-            yield batch.set_column(at, batch.schema.field(at), move(batch.column(at), multi=False))
-
-    return pa.RecordBatchReader.from_batches(rows.schema, batches())
 
 
 def _options(chosen: FormatName, gsd_m: float) -> dict[str, dict[str, str]]:

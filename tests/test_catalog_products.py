@@ -103,12 +103,19 @@ def test_it_says_of_what_and_how_it_was_made(archive):
 def test_what_only_some_runs_leave_is_there_by_the_names_of_the_files(archive, settings_for):
     catalog, _ = archive
     formats = ("flatgeobuf", "geoparquet", "geojson", "pmtiles")
-    flags = {"report": False, "vectors.lines": ("road",), "vectors.formats": formats, "classes": ("road", "water")}
+    flags = {
+        "report": False,
+        "vectors.lines": ("road",),
+        "vectors.square": ("water",),
+        "vectors.formats": formats,
+        "classes": ("road", "water"),
+    }
     made = run(settings_for(catalog, out=str(catalog.parent / "runs" / "all"), **flags))
     assets = product_of(catalog, add_product(catalog, Path(made["out"]))).assets
-    assert set(assets) == {"labels", "scores", "layers", "manifest", "lines.gpkg"} | {
+    assert set(assets) == {"labels", "scores", "layers", "manifest", "lines.gpkg", "squares.gpkg"} | {
         f"{name}.{suffix}" for name in ("road", "water") for suffix in ("fgb", "parquet", "geojson", "pmtiles")
     }
+    assert assets["squares.gpkg"].title == "Squared outlines"
     assert (assets["road.parquet"].media_type, assets["road.fgb"].roles) == ("application/vnd.apache.parquet", ["data"])
     assert validate_catalog(str(catalog), verify=True)[1] == []
 

@@ -17,7 +17,8 @@ from rs_pipeline.classes import Class, ClassSet
 from rs_pipeline.errors import OutputError, UsageError
 from rs_pipeline.grid import Grid, Window
 from rs_pipeline.layer_metadata import LayerAbout
-from rs_pipeline.layers import Delivery, LayerSummary, SceneFootprint, write_layers
+from rs_pipeline.layer_tables import SceneFootprint
+from rs_pipeline.layers import Delivery, LayerSummary, write_layers
 from rs_pipeline.vectorize import Features, polygonize, polygonize_coverage
 
 LABELS = np.array([[1, 1, 0, 2], [0, 0, 0, 2], [1, 0, 255, 255]], np.uint8)
@@ -244,6 +245,27 @@ def test_a_scene_beside_the_grid_is_not_in_the_layer(tmp_path: Path) -> None:
     beside = [*SCENES, SceneFootprint("beside", None, 1.0, "c.tif", None, shapely.box(0, 0, 1, 1), 0)]
     write_layers(tmp_path / "layers.gpkg", GRID, CLASSES, features(), coverage(), beside)
     assert pyogrio.read_dataframe(tmp_path / "layers.gpkg", layer="scenes")["id"].tolist() == ["S2A", "no date"]
+
+
+def test_a_scene_that_also_touches_the_grid_along_a_line_is_cut_to_its_areas(tmp_path: Path) -> None:
+    left, bottom, right, top = GRID.bounds
+    # An L around the grid's corner: one arm goes into the grid, the other along its upper edge.
+    inside, along = shapely.box(left - 50, bottom, left + 10, top), shapely.box(left - 50, top, right, top + 50)
+    angle = SceneFootprint("angle", None, 1.0, "c.tif", None, shapely.union(inside, along), 1)
+    point = shapely.Polygon([(right, bottom), (right + 9, bottom), (right + 9, bottom - 9)])
+    split = shapely.MultiPolygon([shapely.box(left, bottom, left + 5, top), shapely.box(right - 5, bottom, right, top), point])
+    scenes = [
+        angle,
+        SceneFootprint("split", None, 1.0, "d.tif", None, split, 1),
+        SceneFootprint("beside", None, 1.0, "e.tif", None, along, 0),
+    ]
+    assert shapely.intersection(angle.outline, shapely.box(*GRID.bounds)).geom_type == "GeometryCollection"
+    write_layers(tmp_path / "layers.gpkg", GRID, CLASSES, features(), coverage(), scenes)
+    table = pyogrio.read_dataframe(tmp_path / "layers.gpkg", layer="scenes")
+    assert table["id"].tolist() == ["angle", "split"]
+    assert table.geom_type.tolist() == ["MultiPolygon", "MultiPolygon"]
+    wanted = [shapely.box(left, bottom, left + 10, top), shapely.MultiPolygon(split.geoms[:2])]
+    assert shapely.equals(table.geometry.to_numpy(), wanted).all()
 
 
 def test_the_legend_says_class_and_area(package: Path) -> None:

@@ -53,6 +53,7 @@ def finished(tmp_path_factory):
         "out": str(folder / "run"),
         "workers.cluster": "in-process",
         "vectors.lines": ("road",),
+        "vectors.square": ("building",),
         "vectors.formats": ("flatgeobuf", "geoparquet", "geojson", "pmtiles"),
     }
     return Path(run(load_settings(None, flags))["out"])
@@ -71,6 +72,11 @@ def test_every_field_is_on_the_page_in_order(finished, layer, heading):
 
 def test_every_field_of_the_centre_lines_is_on_the_page_in_order(finished):
     assert documented("### Layers of `lines.gpkg`") == pyogrio.read_info(finished / "lines.gpkg", layer="road_lines")["fields"].tolist()
+
+
+def test_every_field_of_the_squared_outlines_is_on_the_page_in_order(finished):
+    found = pyogrio.read_info(finished / "squares.gpkg", layer="building_squares")["fields"].tolist()
+    assert documented("### Layers of `squares.gpkg`") == found
 
 
 def test_other_formats_have_the_same_fields(finished):

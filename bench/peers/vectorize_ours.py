@@ -27,7 +27,8 @@ from rs_pipeline.classes import SCORE_MAX, Class, ClassSet
 from rs_pipeline.cog import little_cache
 from rs_pipeline.config import configs_folder, read_yaml
 from rs_pipeline.grid import Grid, Window
-from rs_pipeline.layers import SceneFootprint, write_layers
+from rs_pipeline.layer_tables import SceneFootprint
+from rs_pipeline.layers import write_layers
 from rs_pipeline.vectorize import Outlines, polygonize
 
 CLASSES = 6

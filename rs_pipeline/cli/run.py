@@ -37,6 +37,9 @@ def run_command(
     tile_px: Annotated[int | None, typer.Option(help="Side of a tile, pixels. Default: the model's.")] = None,
     overlap_px: Annotated[int | None, typer.Option(help="Pixels shared by neighbouring tiles. Default: an eighth of a tile.")] = None,
     roads_as_lines: Annotated[bool, typer.Option("--roads-as-lines", help="Centre lines of class road, too, into lines.gpkg.")] = False,
+    square: Annotated[
+        str | None, typer.Option(help="Classes whose outlines go squared into squares.gpkg, too, separated by commas: building.")
+    ] = None,
     formats: Annotated[
         str | None, typer.Option("--format", help="Beside layers.gpkg, separated by commas: flatgeobuf, geoparquet, geojson, pmtiles.")
     ] = None,
@@ -72,9 +75,10 @@ def run_command(
             "gsd_m": gsd,
             "tile_px": tile_px,
             "overlap_px": overlap_px,
-            "vectors.formats": tuple(name.strip() for name in formats.split(",") if name.strip()) if formats is not None else None,
+            "vectors.formats": _names(formats),
             "vectors.crs": crs,
             "vectors.lines": ("road",) if roads_as_lines else None,
+            "vectors.square": _names(square),
             "workers.cluster": cluster,
             "workers.count": workers,
             "workers.batch_size": batch_size,
@@ -109,6 +113,10 @@ def run_command(
             print_changes(found["changes"])
     if found.get("failed") or any(summary["tiles"]["failed"] for summary in runs):
         raise typer.Exit(_PARTIAL)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text is not None else None
 
 
 def _do_flow(settings: RunSettings) -> dict[str, Any]:
@@ -161,6 +169,7 @@ def _print_json(data: dict[str, Any]) -> None:
 def _print_summary(summary: dict[str, Any]) -> None:
     from rs_pipeline.line_layers import LINES
     from rs_pipeline.products import REPORT
+    from rs_pipeline.square_layers import SQUARES
 
     console = Console(highlight=False)
     table = Table("layer", "polygons", "area", "mean score", box=None, header_style="bold")
@@ -175,7 +184,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
         f"{len(tiles['failed'])} failed; {unseen:.1%} of the area not observed; {sum(summary['seconds'].values()):.0f} s",
         soft_wrap=True,
     )
-    for name in sorted({"layers.gpkg", LINES, REPORT} & set(summary["files"])):
+    for name in sorted({"layers.gpkg", LINES, SQUARES, REPORT} & set(summary["files"])):
         console.print(f"{_short(Path(summary['out']))}/{name}", soft_wrap=True)
 
 
