@@ -13,7 +13,7 @@ import pyarrow as pa
 import shapely
 from pyproj import CRS, Transformer
 
-from rs_pipeline.centre_lines import CentreLine, centre_lines
+from rs_pipeline.centre_lines import CentreLine, draw
 from rs_pipeline.classes import Class, ClassSet
 from rs_pipeline.errors import UsageError
 from rs_pipeline.geopackage import write_geopackage
@@ -23,6 +23,11 @@ from rs_pipeline.styles import write_styles
 from rs_pipeline.vectorize import Features
 
 LINES = "lines.gpkg"
+_POINT_BYTES = 120
+"""Of a point of an outline: its share of the axis, and the polygon itself (`bench/centre_lines.py`)."""
+_CITY_POINTS_PER_M = 0.12
+"""Points of outlines per pixel and metre of its side, both sides of the streets, and stairs as long as they can be."""
+_WIDEST_TILE_BYTES = 300e6
 _SCHEMA = pa.schema(
     [
         pa.field(GEOMETRY_COLUMN, pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"}),
@@ -40,6 +45,12 @@ class LinesSummary:
 
     count: int = 0
     length_m: float = 0.0
+    compact: int = 0
+    """Objects without a line: less than twice as long as they are wide."""
+    partial: int = 0
+    """Objects too wide in places for a line there (`medial_axis`)."""
+    failed: int = 0
+    """Objects without a line: their outline has no diagram."""
 
 
 def classes_as_lines(names: Sequence[str], classes: ClassSet) -> list[Class]:
@@ -54,6 +65,12 @@ def classes_as_lines(names: Sequence[str], classes: ClassSet) -> list[Class]:
         came = f"{', '.join(unknown)} beside {', '.join(classes.names)}"
         raise UsageError("lines of classes that are asked for", came, "Add it to --classes, or leave it out of vectors.lines.")
     return [item for item in classes if item.name in names]
+
+
+def lines_bytes(grid: Grid) -> float:
+    """Memory that lines take at the most, bytes: of one network of all streets of a dense city, 40 km in each square kilometre."""
+    points = grid.height * grid.width * min(1.0, _CITY_POINTS_PER_M * grid.gsd_m)
+    return _WIDEST_TILE_BYTES + _POINT_BYTES * points
 
 
 def line_layer(name: str) -> str:
@@ -92,9 +109,7 @@ def write_lines(
             spool.create(line_layer(name), _SCHEMA, "LineString")
         for batch in features:
             for value in set(names) & set(np.unique(batch.value).tolist()):
-                numbers, lines = _lines(batch, value, grid.gsd_m, min_hole_m2)
-                sums[names[value]].count += len(lines)
-                sums[names[value]].length_m += sum(line.length_m for line in lines)
+                numbers, lines = _lines(batch, value, grid.gsd_m, min_hole_m2, sums[names[value]])
                 shapes = [line.geometry for line in lines]
                 moved = shapely.transform(shapes, lambda p: np.column_stack(moving.transform(*p.T))) if moving is not None else shapes
                 lengths, widths = [line.length_m for line in lines], [line.width_m for line in lines]
@@ -107,13 +122,26 @@ def write_lines(
     return sums
 
 
-def _lines(batch: Features, value: int, step_m: float, min_hole_m2: float) -> tuple[list[int], list[CentreLine]]:
-    """The centre lines of a class in a batch, and the id of the object of each."""
+def _lines(batch: Features, value: int, step_m: float, min_hole_m2: float, summary: LinesSummary) -> tuple[list[int], list[CentreLine]]:
+    """The centre lines of a class in a batch, and the id of the object of each. One object that cannot be drawn ends no run."""
+    from scipy.spatial import QhullError  # late, as in `medial_axis`
+
     chosen = np.flatnonzero(batch.value == value)
     polygons = shapely.from_wkb(batch.geometry.take(pa.array(chosen)).to_numpy(zero_copy_only=False))
-    objects = zip(batch.id[chosen].tolist(), polygons, strict=True)
-    found = [(number, line) for number, polygon in objects for line in centre_lines(polygon, step_m, min_hole_m2)]
-    return [number for number, _ in found], [line for _, line in found]
+    numbers, lines = [], []
+    for number, polygon in zip(batch.id[chosen].tolist(), polygons, strict=True):
+        try:
+            found = draw(polygon, step_m, min_hole_m2)
+        except (QhullError, shapely.errors.GEOSException, ValueError):
+            summary.failed += 1
+            continue
+        summary.compact += not found.lines and found.whole
+        summary.partial += not found.whole
+        numbers += [number] * len(found.lines)
+        lines += found.lines
+    summary.count += len(lines)
+    summary.length_m += sum(line.length_m for line in lines)
+    return numbers, lines
 
 
 def _line_style(colour: tuple[int, int, int]) -> str:

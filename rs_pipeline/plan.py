@@ -23,7 +23,7 @@ from rs_pipeline.groups import Work, find_work
 from rs_pipeline.job import MAX_SCENES, Job, SceneJob
 from rs_pipeline.keys import base_key, digest
 from rs_pipeline.layers import check_layer_names
-from rs_pipeline.line_layers import classes_as_lines
+from rs_pipeline.line_layers import classes_as_lines, lines_bytes
 from rs_pipeline.options import ModelOptions
 from rs_pipeline.places import Place, open_place
 from rs_pipeline.products import check_free, check_room, on_one_disk
@@ -266,6 +266,8 @@ def _estimate(plan: TilePlan, tiles: int, classes: ClassSet, info: ModelInfo, cr
     covered_px = min(tiles * plan.stride_px**2, grid.height * grid.width)
     block_px = min(settings.vectors.block_px**2, grid.height * grid.width)
     batch = (settings.workers.batch_size or MAX_BATCH) * context_px * (info.bytes_per_px + 16 * len(classes))
-    memory = crew.count * (_PROCESS_BYTES + info.weights_bytes + CACHE_BYTES + batch) + block_px * (bands * 8 + 24)
+    workers = crew.count * (_PROCESS_BYTES + info.weights_bytes + CACHE_BYTES + batch)
+    lines = lines_bytes(grid) if settings.vectors.lines else 0
+    memory = workers + block_px * (bands * 8 + 24) + lines
     store_bytes = tiles * context_px * bands
     return Estimate(round(store_bytes + covered_px * (bands + 1) * 0.5), store_bytes, round(memory))

@@ -208,7 +208,9 @@ def trace_lines(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Repor
         return
     objects = _traced_again(plan, stitched, "lines", reporter)
     for name, lines in write_lines(folder / LINES, grid, chosen, objects, settings.min_area_m2, _layers_crs(plan)).items():
-        reporter.note(f"{name}: {lines.count} lines, {lines.length_m / 1e3:.1f} km")
+        without = {"too compact for a line": lines.compact, "too wide in places": lines.partial, "not drawn": lines.failed}
+        left_out = "".join(f", {count:,} objects {what}" for what, count in without.items() if count)
+        reporter.note(f"{name}: {lines.count:,} lines, {lines.length_m / 1e3:.1f} km{left_out}")
 
 
 def square_objects(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporter) -> None:
