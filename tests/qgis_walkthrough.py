@@ -33,9 +33,10 @@ def make_runs(folder):
     pixels[:, top : top + ORCHARD.height, left : left + ORCHARD.width] = pixels[:, rows, cols]
     with rasterio.open(later, "w", **profile) as scene:
         scene.write(pixels)
-    common = {"classes": ("road", "water", "building"), "workers.cluster": "in-process", "report": False, "vectors.lines": ("road",)}
-    for name, source in (("run", first), ("later", later)):
-        run(load_settings(None, {**common, "source": (str(source),), "out": str(folder / name)}))
+    common = {"classes": ("road", "water", "building"), "workers.cluster": "in-process", "report": False}
+    derived = {"vectors.lines": ("road",), "vectors.square": ("building",)}
+    for name, source, more in (("run", first, derived), ("later", later, {})):
+        run(load_settings(None, {**common, **more, "source": (str(source),), "out": str(folder / name)}))
     compare_runs(folder / "run", folder / "later", folder / "changes", Rules("2m", 50))
     return bounds, crs
 
@@ -53,7 +54,7 @@ def describe(folder, target, bounds, crs):
         "layers": [layer("road"), layer("building"), layer("water"), scene],
         "labels": [{"source": str(folder / "run" / "labels.tif"), "name": "labels"}, scene],
         "scores": [{"source": str(folder / "run" / "scores.tif"), "name": "scores", "band": 2}],
-        "lines": [layer("road_lines", "run/lines.gpkg"), scene],
+        "derived": [layer("road_lines", "run/lines.gpkg"), layer("building_squares", "run/squares.gpkg"), scene],
         "changes": [layer("water gained", "changes/changes.gpkg"), layer("water lost", "changes/changes.gpkg"), later],
     }
     return [{"path": str(target / f"{name}.jpg"), "layers": of, "extent": middle, "crs": crs} for name, of in pictures.items()]
