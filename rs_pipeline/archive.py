@@ -20,7 +20,7 @@ from rs_pipeline.catalog_products import add_product
 from rs_pipeline.clean import clean
 from rs_pipeline.config import RunSettings, load_settings
 from rs_pipeline.errors import CatalogError, ConfigError, NothingThereError, OutputError, RasterError, RsSegError, SegmenterError
-from rs_pipeline.keys import TILE_FORMAT, digest, refine_facts
+from rs_pipeline.keys import PRODUCT_FORMAT, TILE_FORMAT, digest, refine_facts
 from rs_pipeline.ledger import Key, Ledger, Row, Status
 from rs_pipeline.locks import hold
 from rs_pipeline.plan import query_of
@@ -107,7 +107,7 @@ class Archive:
         info = find_provider(run.model).info()
         area = shapely.to_wkb(read_aoi(run.aoi).geometry) if run.aoi is not None else b""
         facts = {
-            "format": TILE_FORMAT,
+            "format": [TILE_FORMAT, PRODUCT_FORMAT],
             "run": run.model_dump(mode="json", exclude=_NOT_OF_PRODUCTS),
             **refine_facts(run.refine),
             "area": hashlib.sha256(area).hexdigest(),

@@ -16,6 +16,8 @@ from rs_pipeline.tiles import TilePlan
 
 TILE_FORMAT = 2
 """Raised whenever the same inputs would give other tiles than before."""
+PRODUCT_FORMAT = 2
+"""Raised whenever the same tiles would give other products than before."""
 
 
 def base_key(plan: TilePlan, scenes: Sequence[SceneJob], classes: ClassSet, info: ModelInfo, options: ModelOptions) -> str:

@@ -21,7 +21,7 @@ from rs_pipeline.extent import LON_LAT, build_grid, choose_crs, choose_gsd
 from rs_pipeline.grid import Grid
 from rs_pipeline.groups import Work, find_work
 from rs_pipeline.job import MAX_SCENES, Job, SceneJob
-from rs_pipeline.keys import base_key, digest
+from rs_pipeline.keys import PRODUCT_FORMAT, base_key, digest
 from rs_pipeline.layers import check_layer_names
 from rs_pipeline.line_layers import classes_as_lines, lines_bytes
 from rs_pipeline.options import ModelOptions
@@ -124,8 +124,7 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
     settings = _with_batch_size(settings, plan, crew)
     outputs = Path(settings.out).absolute().parent if settings.out else Path(settings.outputs).absolute()
     key = base_key(plan, prepared, classes, info, options)
-    names = [[s.id, s.datetime] for s in prepared]
-    run_key = digest({"tiles": key, "scenes": names, "classes": classes.to_list(), "vectors": settings.vectors.decisive()})
+    run_key = _run_key(key, prepared, classes, settings)
     run_id = f"{re.sub(r'[^a-z0-9]+', '-', '-'.join(classes.names))[:60].strip('-')}-{run_key[:8]}"
     out = Path(settings.out).absolute() if settings.out else outputs / run_id
     estimate = _estimate(plan, tiles, classes, info, crew, settings)
@@ -139,6 +138,19 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
     refinement_notes = _refinement_notes(options, classes)
     notes = (*(aoi.notes if aoi else ()), *scene_notes, *([crs_note] if crs_note else []), *gsd_notes, *radiometry_notes, *refinement_notes)
     return RunPlan(settings, job, find_work(job), info, crew, tiles, out, run_key, existing, estimate, notes)
+
+
+def _run_key(tiles: str, scenes: Sequence[SceneJob], classes: ClassSet, settings: RunSettings) -> str:
+    """Digest of all that decides the products; `tiles` is that of what decides the tiles."""
+    return digest(
+        {
+            "format": PRODUCT_FORMAT,
+            "tiles": tiles,
+            "scenes": [[s.id, s.datetime, s.licence] for s in scenes],
+            "classes": classes.to_list(),
+            "vectors": settings.vectors.decisive(),
+        }
+    )
 
 
 def _with_batch_size(settings: RunSettings, plan: TilePlan, crew: Crew) -> RunSettings:

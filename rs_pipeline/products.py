@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from rs_pipeline.locks import hold
 
 MANIFEST = "run.json"
 REPORT = "report.html"
+_KEYS = ("run_key", "finished", "status", "classes", "pixels", "tiles", "scenes", "settings", "files", "notes", "seconds")
+"""Of a manifest that is not damaged."""
+_SWAP_PATIENCE_S = 10.0
 _PART = re.compile(r"\..+\.part-[a-z0-9_]{8}")
 """As `staged` makes it."""
 
@@ -32,8 +35,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def is_whole(folder: Path, manifest: dict[str, Any]) -> bool:
-    """True where every file that a run's manifest lists is in its folder."""
-    return all((folder / name).is_file() for name in manifest["files"])
+    """True where every file that a run's manifest lists is in its folder, and none was cut short; others may add to them, as QGIS does."""
+    sizes = manifest.get("bytes", {})
+    files = ((folder / name, sizes.get(name, 0)) for name in manifest["files"])
+    return all(path.is_file() and path.stat().st_size >= size for path, size in files)
 
 
 def check_free(folder: Path, run_key: str, *, overwrite: bool) -> dict[str, Any] | None:
@@ -51,12 +56,14 @@ def check_free(folder: Path, run_key: str, *, overwrite: bool) -> dict[str, Any]
     kept = folder if folder.exists() else _replaced(folder)
     if kept.exists():
         existing = read_manifest(kept)
-        if existing is None:
+        if not (kept / MANIFEST).is_file():
             raise OutputError("a free name, or a run folder", f"{folder}, which holds something else", "Choose another --out.")
-        if existing.get("run_key") != run_key:
+        is_damaged = existing is None or not set(_KEYS) <= set(existing)
+        if is_damaged or (existing is not None and existing["run_key"] != run_key):
             if not overwrite:
+                came = f"{folder} with {'a damaged run.json' if is_damaged else 'a run of other inputs or settings'}"
                 fix = "Choose another --out, or say --set overwrite=true."
-                raise OutputError("a free name, or a folder of this very run", f"{folder} with a run of other inputs or settings", fix)
+                raise OutputError("a free name, or a folder of this very run", came, fix)
             existing = None
     probe = _existing_parent(folder) / f".rs-seg-probe-{os.getpid()}"
     try:
@@ -136,7 +143,7 @@ def _tidy(folder: Path) -> None:
     old = _replaced(folder)
     if old.exists() and not folder.exists():
         old.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    _discard(old, folder)
 
 
 @contextmanager
@@ -151,6 +158,33 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write `run.json`; OutputError where it cannot be."""
     with _as_output_error(folder):
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+def sizes_of(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    """Bytes of files by name; those that are not there are left out."""
+    return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+
+
+def amend(folder: Path, before: dict[str, Any], after: dict[str, Any], report: str | None) -> dict[str, Any]:
+    """Say something else of a finished run, and give it a report, unless another run has taken its place.
+
+    Returns
+    -------
+    The content of its `run.json`.
+
+    Raises
+    ------
+    OutputError: there is another run, or the folder cannot be written.
+    """
+    with _as_output_error(folder), hold(folder, patience_s=_SWAP_PATIENCE_S):
+        now = read_manifest(folder) or {}
+        if any(now.get(key) != before[key] for key in ("run_key", "finished")):
+            raise OutputError("the run that was in the folder", f"another one in {folder}", "Give the command again.")
+        if report is not None:
+            write_whole(folder / REPORT, report)
+        manifest = {**after, "bytes": sizes_of(folder, after["files"])}
+        write_manifest(folder, manifest)
+    return manifest
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -177,11 +211,23 @@ def _swap(new: Path, folder: Path, *, replace: bool) -> None:
     if folder.exists():
         if not replace:
             raise OutputError("a name that stays free during the run", f"{folder}, which appeared meanwhile", "Choose another --out.")
-        folder.rename(_replaced(folder))
+        with hold(folder, patience_s=_SWAP_PATIENCE_S):  # nobody is changing what is said of it
+            folder.rename(_replaced(folder))
     new.rename(folder)
     with _open_folder(folder.parent) as parent:
         os.fsync(parent)
-    shutil.rmtree(_replaced(folder), ignore_errors=True)
+    _discard(_replaced(folder), folder)
+
+
+def _discard(old: Path, folder: Path) -> None:
+    """Remove a run that was replaced. What was beside it in its folder, as a project file of QGIS, is somebody's, and moves on."""
+    if not old.is_dir():
+        return
+    made = {MANIFEST, *((read_manifest(old) or {}).get("files") or ())}
+    for path in old.iterdir():
+        if path.name not in made and not (folder / path.name).exists():
+            path.rename(folder / path.name)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from rs_pipeline.inference import check_unchanged
 from rs_pipeline.layers import LayerSummary
 from rs_pipeline.line_layers import LINES
 from rs_pipeline.plan import RunPlan, plan_run
-from rs_pipeline.products import REPORT, is_whole, staged, write_manifest
+from rs_pipeline.products import REPORT, amend, is_whole, sizes_of, staged, write_manifest
 from rs_pipeline.raster_looks import write_looks
 from rs_pipeline.records import RunRecord
 from rs_pipeline.reporting import Reporter, Silent
@@ -79,50 +79,42 @@ def is_complete(plan: RunPlan) -> bool:
     done = plan.existing
     if done is None or done["tiles"]["failed"]:
         return False
-    return is_whole(plan.out, {"files": [name for name in done["files"] if name != REPORT]})  # that is drawn again alone
+    return is_whole(plan.out, {**done, "files": [name for name in done["files"] if name != REPORT]})  # that is drawn again alone
 
 
 def _with_report(plan: RunPlan, done: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """A run that is in its folder, with the report that it was not asked for then, could not draw, or lost."""
-    if not plan.settings.report or (plan.out / REPORT).is_file():
+    if (plan.out / REPORT).is_file() or not (plan.settings.report or REPORT in done["files"]):
         return done
-    summary = {
-        **done,
-        "settings": {**done["settings"], "report": True},
-        "files": [name for name in done["files"] if name != REPORT],
-        "notes": [note for note in done["notes"] if not note.startswith(_NO_REPORT)],
-    }
-    clock = _Clock()
-    try:
+    files = [name for name in done["files"] if name != REPORT]
+    summary = {**done, "files": files, "notes": [note for note in done["notes"] if not note.startswith(_NO_REPORT)]}
+    page, note, clock = None, None, _Clock()
+    if plan.settings.report:
+        summary["settings"] = {**done["settings"], "report": True}
         with clock("report"):
-            note = _add_report(plan, plan.out, summary)
-        if note is None:
-            summary["seconds"] = {**done["seconds"], **clock.seconds}
-            write_manifest(plan.out, summary)
-            return summary
+            page, note = _draw_report(plan, plan.out, summary)
+    if note is not None:
+        reporter.note(note)
+    if page is not None:
+        summary |= {"files": sorted([*files, REPORT]), "seconds": {**done["seconds"], **clock.seconds}}
+    elif REPORT not in done["files"]:
+        return done
+    try:
+        return amend(plan.out, done, summary if page is not None else {**done, "files": files}, page)
     except OutputError as error:
-        note = str(error)
-    reporter.note(note)
-    return done
+        reporter.note(str(error))
+        return {**done, "files": files}
 
 
-def _add_report(plan: RunPlan, folder: Path, summary: dict[str, Any]) -> str | None:
-    """Write `report.html` and list it; what was in the way, where it cannot be drawn: a run is not lost for want of one.
-
-    Raises
-    ------
-    OutputError: it cannot be written: a disk that is full is as for all products.
-    """
+def _draw_report(plan: RunPlan, folder: Path, summary: dict[str, Any]) -> tuple[str, None] | tuple[None, str]:
+    """The page, or what was in the way of it: a run is not lost for want of one."""
     # It brings libraries that runs without a report do not need.
-    from rs_pipeline.report import draw_report, write_report
+    from rs_pipeline.report import draw_report
 
     try:
-        page = draw_report(plan, folder, summary)
+        return draw_report(plan, folder, summary), None
     except Exception as error:  # noqa: BLE001 - the layers are done; whatever is wrong with a picture of them is only noted
-        return f"{_NO_REPORT}{' '.join(str(error).split())}"
-    write_report(folder, page)
-    summary["files"] = sorted([*summary["files"], REPORT])
-    return None
+        return None, f"{_NO_REPORT}{' '.join(str(error).split())}"
 
 
 class Execution:
@@ -208,11 +200,8 @@ class Execution:
         outcome = manifest.Outcome(asdict(self._tiles), stitched.pixels, self._layers, self._clock.seconds, self._files())
         summary = manifest.describe_run(plan, outcome)
         if plan.settings.report:
-            with self._clock("report"):
-                note = _add_report(plan, self._folder, summary)
-            if note is not None:
-                summary["notes"].append(note)
-                self._reporter.note(note)
+            self._add_report(summary)
+        summary["bytes"] = sizes_of(self._folder, summary["files"])
         write_manifest(self._folder, summary)
         for raster in (stitched.labels, stitched.scores, stitched.details):
             raster.path.unlink(missing_ok=True)
@@ -232,6 +221,19 @@ class Execution:
             (self._folder / name).unlink(missing_ok=True)
             raster.finish(self._folder / name, overviews)
             self._finished.add(name)
+
+    def _add_report(self, summary: dict[str, Any]) -> None:
+        """Write `report.html` and list it, or say why there is none; a disk that is full is as for all products."""
+        from rs_pipeline.report import write_report
+
+        with self._clock("report"):
+            page, note = _draw_report(self.plan, self._folder, summary)
+        if page is not None:
+            write_report(self._folder, page)
+            summary["files"] = sorted([*summary["files"], REPORT])
+        if note is not None:
+            summary["notes"].append(note)
+            self._reporter.note(note)
 
 
 @contextmanager

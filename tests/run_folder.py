@@ -28,7 +28,7 @@ def everything(folder):
     """All that a run made, without what may differ between two runs of the same: times and paths."""
     folder = Path(folder)
     manifest = json.loads((folder / "run.json").read_text())
-    for key in ("finished", "seconds", "out", "tiles", "settings"):
+    for key in ("finished", "seconds", "out", "tiles", "settings", "bytes"):
         manifest.pop(key)
     layers = {}
     for name in [*(c["name"] for c in manifest["classes"]), "coverage"]:

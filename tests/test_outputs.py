@@ -28,10 +28,10 @@ def documented(heading):
 
 
 def keys_of(manifest):
-    """Keys one and two levels deep; settings, and what is named by classes, have pages of their own."""
+    """Keys one and two levels deep; settings, and what is named by classes or files, have tables of their own."""
     for key, value in manifest.items():
         yield key
-        if isinstance(value, dict) and key != "settings":
+        if isinstance(value, dict) and key not in {"settings", "bytes"}:
             yield from (f"{key}.{below}" for below in value)
         if isinstance(value, list) and value and isinstance(value[0], dict):
             yield from (f"{key}[].{below}" for below in value[0])
