@@ -17,6 +17,7 @@ from shapely.errors import ShapelyError
 from shapely.geometry.base import BaseGeometry
 
 from rs_pipeline.errors import AoiError, OutsideError
+from rs_pipeline.geopackage import plain_path
 
 _DENSIFY_SEGMENTS = 64
 _FULL_TURN = 360.0
@@ -130,7 +131,8 @@ def _read_layers(path: Path) -> list[gpd.GeoDataFrame]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return [gpd.read_file(path, layer=name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+            with plain_path(path) as plain:
+                return [gpd.read_file(plain, layer=name) for name, kind in pyogrio.list_layers(plain) if kind is not None]
     except (DataSourceError, DataLayerError, ShapelyError, ValueError, OSError) as error:
         raise AoiError("GeoJSON, GeoPackage or Shapefile", f"{path} ({' '.join(str(error).split())})", "Check the file.") from error
 

@@ -17,9 +17,11 @@ import xarray as xr
 from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError
 
+from rs_pipeline.arguments import Area, as_area, as_names, as_path, as_paths, plain
 from rs_pipeline.classes import NOT_OBSERVED, SCORE_MAX
 from rs_pipeline.config import load_settings
 from rs_pipeline.errors import OutputError, UsageError
+from rs_pipeline.geopackage import plain_path
 from rs_pipeline.grid import Window
 from rs_pipeline.keys import digest
 from rs_pipeline.layers import COVERAGE_LAYER
@@ -35,13 +37,13 @@ __all__ = ["Layers", "OpenRun", "open_products", "open_run", "segment"]
 
 def segment(
     *,
-    aoi: str | Path | Sequence[float] | None = None,
+    aoi: Area | None = None,
     classes: str | Sequence[str] | None = None,
     source: str | Path | Sequence[str | Path] | None = None,
     datetime: str | None = None,
     out: str | Path | None = None,
-    model: str | None = None,
-    refine: str | None = None,
+    model: str | Path | None = None,
+    refine: str | Path | None = None,
     gsd: float | None = None,
     tile_px: int | None = None,
     overlap_px: int | None = None,
@@ -52,7 +54,7 @@ def segment(
     cluster: str | None = None,
     workers: int | None = None,
     batch_size: int | None = None,
-    config: Path | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> OpenRun:
@@ -68,7 +70,7 @@ def segment(
     square: classes whose outlines go squared into `squares.gpkg`, too, in a sequence or separated by commas.
     format: of files beside `layers.gpkg`, in a sequence or separated by commas.
     datetime, out, model, refine, gsd, tile_px, overlap_px, roads_as_lines, crs, cluster, workers, batch_size: as the flags.
-    config: YAML of settings.
+    config: YAML file of settings, or what such a file holds.
     reporter: told of progress and notes; None: silence.
     settings: any other setting of `configs/run.yaml`, nested (`vectors={"min_area_m2": 20}`) or dotted
         (`**{"vectors.min_area_m2": 20}`); later than `config`, and an unknown one fails as on the command line.
@@ -79,43 +81,32 @@ def segment(
 
     Raises
     ------
+    UsageError: an argument is of a kind that it cannot be.
     RsSegError: nothing was published; tiles that were computed stay in the store, and calling again goes on from there.
     """
     flags = {
-        "aoi": _text_of_area(aoi),
-        "classes": _names(classes),
-        "source": (str(source),) if isinstance(source, str | Path) else source and tuple(map(str, source)),
+        "aoi": as_area(aoi) if aoi is not None else None,
+        "classes": as_names(classes, "classes") if classes is not None else None,
+        "source": as_paths(source, "source") if source is not None else None,
         "datetime": datetime,
-        "out": str(out) if out is not None else None,
+        "out": as_path(out, "out") if out is not None else None,
         "model": model,
         "refine.preset": refine,
         "gsd_m": gsd,
         "tile_px": tile_px,
         "overlap_px": overlap_px,
         "vectors.lines": ("road",) if roads_as_lines else None,
-        "vectors.square": _names(square),
-        "vectors.formats": _names(format),
+        "vectors.square": as_names(square, "square") if square is not None else None,
+        "vectors.formats": as_names(format, "format") if format is not None else None,
         "vectors.crs": crs,
         "workers.cluster": cluster,
         "workers.count": workers,
         "workers.batch_size": batch_size,
     }
-    chosen = load_settings(config, {**flags, **settings})
+    chosen = load_settings(plain(config), plain({**flags, **settings}))
     if chosen.per_scene:
         raise UsageError("one run", "per_scene", "Call once for each scene: scenes=[ID].")
     return open_run(run(chosen, reporter)["out"])
-
-
-def _names(names: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    if names is None:
-        return None
-    return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else tuple(names)
-
-
-def _text_of_area(aoi: str | Path | Sequence[float] | None) -> str | None:
-    if aoi is None or isinstance(aoi, str | Path):
-        return str(aoi) if aoi is not None else None
-    return ",".join(map(repr, map(float, aoi)))
 
 
 def open_run(folder: str | Path) -> OpenRun:
@@ -123,9 +114,9 @@ def open_run(folder: str | Path) -> OpenRun:
 
     Raises
     ------
-    OutputError: the folder holds no finished run.
+    OutputError: the folder holds no finished run. UsageError: `folder` is no path.
     """
-    return OpenRun(read_run(Path(folder)))
+    return OpenRun(read_run(as_path(folder, "folder")))
 
 
 @dataclass(frozen=True)
@@ -212,6 +203,7 @@ class Layers(Mapping[str, gpd.GeoDataFrame]):
 
 def _read_layer(path: Path, layer: str) -> gpd.GeoDataFrame:
     try:
-        return gpd.read_file(path, layer=layer)
-    except (DataSourceError, DataLayerError) as error:
+        with plain_path(path) as plain_name:
+            return gpd.read_file(plain_name, layer=layer)
+    except (DataSourceError, DataLayerError, OSError) as error:
         raise OutputError(f"a layer {layer!r} that can be read", f"{path} ({error})", "Run again with overwrite.") from error

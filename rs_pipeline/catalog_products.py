@@ -12,6 +12,7 @@ import pystac
 from pystac.extensions.classification import Classification, ClassificationExtension
 from pystac.extensions.projection import ProjectionExtension
 
+from rs_pipeline.arguments import as_path
 from rs_pipeline.catalog import unique_ids
 from rs_pipeline.classes import BACKGROUND, NOT_OBSERVED, SCORE_MAX
 from rs_pipeline.errors import CatalogError
@@ -44,7 +45,7 @@ _BESIDE = {
 """Media type, roles and title, by name or suffix, of what some runs have; the asset's key is the file's name."""
 
 
-def add_product(catalog: Path, run_folder: Path) -> str:
+def add_product(catalog: str | Path, run_folder: str | Path) -> str:
     """Put a finished run into the collection `products` of a static catalog; both are made where there are none.
 
     A run that is there already, by its folder, is replaced.
@@ -59,9 +60,10 @@ def add_product(catalog: Path, run_folder: Path) -> str:
 
     Raises
     ------
-    CatalogError: the folder holds no finished run, or the catalog cannot be read or written; RasterError: a raster cannot be read.
+    CatalogError: the folder holds no finished run, or the catalog cannot be read or written; RasterError: a raster cannot be read;
+        UsageError: an argument is no path.
     """
-    folder = run_folder.resolve()
+    catalog, folder = as_path(catalog, "catalog"), as_path(run_folder, "run_folder").resolve()
     manifest = read_manifest(folder)
     missing = [file for file, *_ in _ASSETS.values() if not (folder / file).is_file()]
     if manifest is None or missing:

@@ -12,6 +12,7 @@ from pyogrio.errors import DataSourceError
 
 from rs_pipeline.change_layers import COVERAGE_LAYER, change_layer
 from rs_pipeline.errors import OutputError
+from rs_pipeline.geopackage import plain_path
 
 PRODUCT = "rs-seg changes"
 SUMMARY = "changes.json"
@@ -43,8 +44,9 @@ def has_layers(folder: Path, names: Iterable[str]) -> bool:
     """Whether the layers of a comparison of these classes can be read."""
     expected = {COVERAGE_LAYER, *(change_layer(name, change) for name in names for change in ("gained", "lost"))}
     try:
-        return expected <= {layer for layer, _ in pyogrio.list_layers(folder / LAYERS)}
-    except DataSourceError:
+        with plain_path(folder / LAYERS) as path:
+            return expected <= {layer for layer, _ in pyogrio.list_layers(path)}
+    except (DataSourceError, OSError):
         return False
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rs_pipeline import __version__
+from rs_pipeline.arguments import as_path
 from rs_pipeline.change_layers import Change, Changed, write_change_layers
+from rs_pipeline.change_rules import Rules
 from rs_pipeline.change_summary import describe_areas, describe_oddities, describe_run
 from rs_pipeline.changes import find_gained, margin_px
 from rs_pipeline.changes_folder import LAYERS, PRODUCT, SUMMARY, has_layers, read_changes
@@ -34,44 +35,21 @@ from rs_pipeline.shared_grid import grow_grid
 from rs_pipeline.spool import as_output_error
 from rs_pipeline.vectorize import OBSERVED, Features, Outlines, polygonize, polygonize_coverage
 
+__all__ = ["FORMAT", "Comparison", "Rules", "compare_runs"]
+
 FORMAT = 2
 """Raised whenever the same runs would give other changes than before."""
-MAX_TOLERANCE_PX = 200
-"""Blocks are read with a margin of three tolerances."""
 _LABELS = "labels.tif"
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What counts as a change."""
-
-    tolerance: str = "1px"
-    """How far outlines may be misplaced: metres, as `2` or `2m`, or pixels of the first run, as `1px`; see `rs_pipeline.changes`."""
-    min_area_m2: float = 0.0
-    """Smallest area of a polygon of change that is kept, each taken whole."""
-    connectivity: Literal[4, 8] = 4
-    """4: pixels that share a side are one polygon; 8: a corner will do."""
-    block_px: int = 1024
-    """Side of a block, pixels: sets the memory, and nothing else."""
-
-    def tolerance_px(self, grid: Grid) -> float:
-        """The tolerance in pixels of a grid.
-
-        Raises
-        ------
-        UsageError: not a distance, or a very long one.
-        """
-        found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) *(m|px)?", self.tolerance.strip())
-        if found is None:
-            raise UsageError("a tolerance as 2m or 1px", repr(self.tolerance), "Give metres or pixels, 0 for none.")
-        pixels = float(found[1]) / (1.0 if found[2] == "px" else grid.gsd_m)
-        if pixels > MAX_TOLERANCE_PX:
-            raise UsageError(f"a tolerance of at most {MAX_TOLERANCE_PX} pixels", f"{pixels:g} pixels", "Give a smaller one.")
-        return pixels
-
-
 def compare_runs(
-    run_a: Path, run_b: Path, out: Path | None = None, rules: Rules = Rules(), *, overwrite: bool = False, reporter: Reporter | None = None
+    run_a: str | Path,
+    run_b: str | Path,
+    out: str | Path | None = None,
+    rules: Rules | None = None,
+    *,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Change from one run to another, on the pixels of the first as far as either reaches; classes are matched by name.
 
@@ -82,6 +60,7 @@ def compare_runs(
     ----------
     run_a, run_b: run folders, before and after.
     out: folder to make; None: `changes-A-B` beside the first run.
+    rules: None: those of `Rules()`.
     overwrite: replace a folder that holds another comparison.
 
     Returns
@@ -91,12 +70,12 @@ def compare_runs(
     Raises
     ------
     OutputError: a folder holds no finished run, or `out` cannot be written.
-    UsageError: the runs do not overlap or have no class in common, or the rules make no sense.
+    UsageError: the runs do not overlap or have no class in common, the rules make no sense, or an argument is no path.
     RasterError: the labels of a run are damaged.
     """
-    a, b = read_run(run_a), read_run(run_b)
-    folder = out.absolute() if out is not None else a.path.parent / f"changes-{a.path.name}-{b.path.name}"
-    comparison = Comparison(a, b, rules)
+    a, b = read_run(as_path(run_a, "run_a")), read_run(as_path(run_b, "run_b"))
+    folder = as_path(out, "out").absolute() if out is not None else a.path.parent / f"changes-{a.path.name}-{b.path.name}"
+    comparison = Comparison(a, b, rules if rules is not None else Rules())
     key = comparison.key()
     there = read_changes(folder)
     if there is not None and there["key"] == key and has_layers(folder, comparison.names.values()):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from rs_pipeline.arguments import as_path
 from rs_pipeline.errors import ConfigError
 from rs_pipeline.options import Count, ModelOptions, Positive, RefineSettings, ScoringSettings, Section, Step
 from rs_pipeline.segmenter import model_kind
@@ -128,7 +129,7 @@ def configs_folder() -> Path:
 
 
 def load_settings(
-    config: Path | Mapping[str, Any] | None = None, flags: Mapping[str, Any] | None = None, sets: Iterable[str] = ()
+    config: str | Path | Mapping[str, Any] | None = None, flags: Mapping[str, Any] | None = None, sets: Iterable[str] = ()
 ) -> RunSettings:
     """Settings of a run.
 
@@ -140,11 +141,12 @@ def load_settings(
 
     Raises
     ------
-    ConfigError: an unknown key (named with the nearest one that exists), or a bad value.
+    ConfigError: an unknown key (named with the nearest one that exists), or a bad value; UsageError: `config` is neither path nor mapping.
     """
     layers: list[tuple[Mapping[str, Any], str]] = []
     if config is not None:
-        layers.append((config, "the run's settings") if isinstance(config, Mapping) else (read_yaml(config), str(config)))
+        base = config if isinstance(config, Mapping) else read_yaml(as_path(config, "config"))
+        layers.append((base, "the run's settings" if base is config else str(config)))
     layers += [(_nested(key, value), "flags") for key, value in (flags or {}).items() if value is not None]
     layers += [(_parse_set(text), f"--set {text}") for text in sets]
     merged = read_yaml(configs_folder() / "run.yaml")

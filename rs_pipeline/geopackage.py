@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyogrio
@@ -15,6 +17,8 @@ from rs_pipeline.spool import GEOMETRY_COLUMN, Rows
 
 # QGIS up to 3.28 warns about GeoPackage 1.4.
 _VERSION = "1.3"
+_PLAIN_NAME = re.compile(r"[\w .,+=@-]+")
+_PLAIN_FOLDER = re.compile(r"(?!/vsi|//)[\w .,+=@/-]+")
 
 
 def write_geopackage(path: Path, layers: Mapping[str, Rows], crs: CRS) -> None:
@@ -22,13 +26,41 @@ def write_geopackage(path: Path, layers: Mapping[str, Rows], crs: CRS) -> None:
 
     Raises
     ------
-    OutputError: rows cannot be made; pyogrio.errors.DataSourceError, sqlite3.Error: it cannot be written, or rows or index are not whole.
+    OutputError: rows cannot be made; pyogrio.errors.DataSourceError, OSError, sqlite3.Error: it cannot be written, or rows or index are
+        not whole.
     """
-    with _without_syncing():
+    with _without_syncing(), plain_path(path) as plain:
         for name, layer in layers.items():
             with layer.read() as rows:
-                _write(path, name, rows, layer.geometry_type, crs)
+                _write(plain, name, rows, layer.geometry_type, crs)
     _check(path, layers)
+
+
+@contextmanager
+def plain_path(path: Path) -> Iterator[Path]:
+    """A path to the same file, absolute and without characters that pyogrio and GDAL read something into.
+
+    To pyogrio, `!` parts an archive from its member, what follows `;` is no name, and tabs are nothing; no form of a path escapes them.
+    So where there are any, the way goes through a symbolic link: to the folder, or to the file itself where its own name has them.
+
+    Parameters
+    ----------
+    path: of a file to read or to write. A new file of such a name of its own gets GDAL's scratch files, if any, in the system's
+        temporary folder.
+
+    Raises
+    ------
+    OSError: a link is needed and there is no room for it.
+    """
+    path = path.absolute()
+    has_plain_name = _PLAIN_NAME.fullmatch(path.name) is not None
+    if has_plain_name and _PLAIN_FOLDER.fullmatch(str(path.parent)):
+        yield path
+        return
+    with TemporaryDirectory(prefix="rs-seg-") as folder:
+        link = Path(folder, "to" if has_plain_name else f"to{path.suffix}")
+        link.symlink_to(path.parent if has_plain_name else path)
+        yield link / path.name if has_plain_name else link
 
 
 def crs_text(crs: CRS) -> str:

@@ -135,10 +135,13 @@ def _empty_layers(scratch: Path, classes: ClassSet, geometry_type: str) -> Spool
 
 def _write_beside(folder: Path, layers: Mapping[str, LayerRows], grid: Grid, delivery: Delivery) -> list[str]:
     """Write the files of other formats; gives the names of those that there are."""
-    for name, layer in layers.items():
-        for chosen, file in zip(delivery.formats, file_names(delivery.formats, (name,)), strict=True):
-            write_vector_file(folder / file, chosen, layer, grid, delivery.crs or grid.crs)
-    return [file for file in file_names(delivery.formats, tuple(layers)) if (folder / file).exists()]
+    crs = delivery.crs or grid.crs
+    return [
+        file
+        for name, layer in layers.items()
+        for chosen, file in zip(delivery.formats, file_names(delivery.formats, (name,)), strict=True)
+        if write_vector_file(folder / file, chosen, layer, grid, crs)
+    ]
 
 
 def _write_package(package: Path, layers: Mapping[str, LayerRows], grid: Grid, styles: Mapping[str, str], delivery: Delivery) -> None:
@@ -197,6 +200,8 @@ def check_layer_names(classes: ClassSet) -> None:
     for name in classes.names:
         if not name[0].isalnum():  # GDAL refuses them as layers
             raise UsageError("class names that begin with a letter or a digit", repr(name), "Choose another word.")
-        if name.lower() in taken or name.lower().startswith(("gpkg_", "rtree_", "sqlite_")):
+        if name.lower() in taken:
             raise UsageError("class names that can be layers", f"{name!r}, which is the name of another", "Choose another word.")
+        if name.lower().startswith(("gpkg", "rtree_", "sqlite_")):
+            raise UsageError("class names that can be layers", f"{name!r}, whose beginning is reserved", "Choose another word.")
         taken.add(name.lower())

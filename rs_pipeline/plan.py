@@ -23,7 +23,7 @@ from rs_pipeline.groups import Work, find_work
 from rs_pipeline.job import MAX_SCENES, Job, SceneJob
 from rs_pipeline.keys import PRODUCT_FORMAT, base_key, digest
 from rs_pipeline.layers import check_layer_names
-from rs_pipeline.line_layers import classes_as_lines, lines_bytes
+from rs_pipeline.line_layers import lines_bytes
 from rs_pipeline.options import ModelOptions
 from rs_pipeline.places import Place, open_place
 from rs_pipeline.products import check_free, check_room, on_one_disk
@@ -33,10 +33,9 @@ from rs_pipeline.raster import RasterInfo, burn_mask, choose_bands, read_sample
 from rs_pipeline.reproject import check_place, read_crs
 from rs_pipeline.scene_reader import CACHE_BYTES
 from rs_pipeline.segmenter import ModelInfo, check_refinements, check_vocabulary, find_provider
-from rs_pipeline.square_layers import classes_as_squares
 from rs_pipeline.tiles import TilePlan
 from rs_pipeline.vector_formats import check_formats, check_formats_at
-from rs_pipeline.vocabulary import load_vocabulary
+from rs_pipeline.vocabulary import load_vocabulary, resolve_vectors
 from rs_pipeline.workers import Crew, choose_crew
 
 STORES = ".tiles"
@@ -96,7 +95,7 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
     RsSegError: whatever would keep the run from finishing, as far as it can be known now.
     """
     options = settings.options
-    classes = _choose_classes(settings)
+    classes, settings = _choose_classes(settings)
     layers_crs = read_crs(settings.vectors.crs) if settings.vectors.crs is not None else None
     provider = find_provider(settings.model)
     info = provider.info()
@@ -175,17 +174,15 @@ def _cut(grid: Grid, aoi: Aoi | None, settings: RunSettings, info: ModelInfo) ->
     return TilePlan(grid, tile_px, overlap_px, area)
 
 
-def _choose_classes(settings: RunSettings) -> ClassSet:
-    """The classes that are asked for, held against everything that their names must be good for."""
+def _choose_classes(settings: RunSettings) -> tuple[ClassSet, RunSettings]:
+    """The classes that are asked for, held against everything that their names must be good for, and settings that call them so."""
     vocabulary = load_vocabulary(settings.vocabulary)
     classes, threshold = vocabulary.class_set(settings.classes), settings.scoring.threshold
     if threshold is not None:
         classes = ClassSet(tuple(replace(c, threshold=threshold) for c in classes))
     check_layer_names(classes)
     check_formats(settings.vectors.formats, classes)
-    classes_as_lines(settings.vectors.lines, classes)
-    classes_as_squares(settings.vectors.square, classes, vocabulary)
-    return classes
+    return classes, settings.model_copy(update={"vectors": resolve_vectors(settings.vectors, classes, vocabulary)})
 
 
 def query_of(settings: RunSettings, aoi: Aoi | None) -> Query:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from rs_pipeline.aoi import read_aoi
+from rs_pipeline.arguments import Area, as_area, as_names, as_path
 from rs_pipeline.classes import BACKGROUND, NOT_OBSERVED
-from rs_pipeline.errors import AoiError, CatalogError
+from rs_pipeline.errors import AoiError, CatalogError, UsageError
 from rs_pipeline.extent import LON_LAT
 from rs_pipeline.grid import Grid, Window
 from rs_pipeline.keys import digest
@@ -28,6 +29,7 @@ from rs_pipeline.lazy_arrays import CHUNK_PX, coordinates_of, labels_variable, l
 from rs_pipeline.query import Query, parse_interval
 from rs_pipeline.raster import RasterInfo, burn_mask, describe
 from rs_pipeline.stac_sources import PRODUCTS, DamagedItem, date_of_item, find_items
+from rs_pipeline.vocabulary import normal_name
 
 _SLACK_PX = 1e-3
 _MAX_BLOCKS = 200_000
@@ -48,16 +50,16 @@ class _Product:
 
 
 def open_products(
-    catalog: str | Path, aoi: str | None = None, classes: Sequence[str] | None = None, datetime: str | None = None
+    catalog: str | Path, aoi: Area | None = None, classes: str | Sequence[str] | None = None, datetime: str | None = None
 ) -> xr.Dataset:
     """The labels of an archive's products, stacked over time, lazily.
 
     Parameters
     ----------
     catalog: STAC catalog with a collection `products`, as `rs-seg catalog add-product` and archives make it: path or URL.
-    aoi: a vector file, or `minx,miny,maxx,maxy` in degrees; what lies outside is not observed. None: wherever products are.
-    classes: names; products that were not asked for all of them say nothing of their absence, and are left out. None: those that all
-        products have in common.
+    aoi: a vector file, or minx, miny, maxx, maxy in degrees; what lies outside is not observed. None: wherever products are.
+    classes: names, in a sequence or separated by commas; products that were not asked for all of them say nothing of their absence, and
+        are left out. None: those that all products have in common.
     datetime: FROM/TO, either may be empty, or one day.
 
     Returns
@@ -70,10 +72,13 @@ def open_products(
     ------
     CatalogError: it cannot be read, or holds no such product.
     AoiError: the area cannot be read, no product is there, or it has too many blocks.
+    UsageError: an argument is of a kind that it cannot be.
     """
-    area = read_aoi(aoi) if aoi is not None else None
+    catalog = str(as_path(catalog, "catalog")) if not isinstance(catalog, str) else catalog  # a URL is none
+    names = _class_names(classes) if classes is not None else None
+    area = read_aoi(as_area(aoi)) if aoi is not None else None
     query = Query(parse_interval(datetime), area.in_crs(LON_LAT) if area is not None else None, (PRODUCTS,))
-    products, names = _with_classes(_find(str(catalog), query), classes, str(catalog))
+    products, names = _with_classes(_find(catalog, query), names, catalog)
     latest = _grid_of(products[-1].info)
     place = area.in_crs(latest.crs) if area is not None else None
     grid = _covering(latest, [product.info for product in products], place)
@@ -86,6 +91,14 @@ def open_products(
     times = np.array([product.time for product in products], "datetime64[ns]")
     coordinates = {"time": times, "product": ("time", [product.id for product in products]), **coordinates_of(grid, names)}
     return xr.Dataset({"labels": stacked}, coordinates, {"pixel_m2": abs(grid.transform.determinant)})
+
+
+def _class_names(classes: str | Sequence[str]) -> list[str]:
+    """Names in the form that runs give them, each once, in the order asked."""
+    names = list(dict.fromkeys(map(normal_name, as_names(classes, "classes"))))
+    if not names or "" in names:
+        raise UsageError("classes: names, or None for all that the products share", repr(classes), "Give classes=['water'], say.")
+    return names
 
 
 def _find(catalog: str, query: Query) -> list[_Product]:

@@ -10,7 +10,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.enums import TransformDirection
-from pyproj.exceptions import CRSError
+from pyproj.exceptions import CRSError, ProjError
 from shapely.geometry.base import BaseGeometry
 
 from rs_pipeline.errors import ConfigError, OutputError
@@ -24,6 +24,7 @@ _STEPS = 256
 """Along a side of the grid."""
 _TEAR = 50.0
 """Steps so many times as long as most are over an edge of the CRS."""
+_LON_LAT = CRS.from_epsg(4326)
 _WEB_MERCATOR = CRS.from_epsg(3857)
 _WEB_MERCATOR_TURN = 2 * 20037508.342789244
 _POLE = 90.0
@@ -44,6 +45,10 @@ def read_crs(text: str) -> CRS:
         raise ConfigError("a coordinate reference system", repr(text), fix) from error
     if not (crs.is_projected or crs.is_geographic):
         raise ConfigError("a projected or geographic CRS", crs.name, fix)
+    try:
+        Transformer.from_crs(_LON_LAT, crs)
+    except ProjError as error:  # of the moon, say
+        raise ConfigError("a CRS that places on Earth can have", crs.name, fix) from error
     return crs
 
 

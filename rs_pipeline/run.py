@@ -65,7 +65,7 @@ def execute(plan: RunPlan, reporter: Reporter, do: Callable[[str, Callable[[], A
         reporter.note(note)
     if is_complete(plan) and plan.existing is not None:
         reporter.note(f"{plan.out} holds this very run already")
-        return _with_report(plan, plan.existing, reporter)
+        return _with_report(plan, {**plan.existing, "out": str(plan.out)}, reporter)  # it may have been moved
     with Execution(plan, reporter) as execution:
         do("infer", execution.infer)
         do("stitch", execution.stitch)

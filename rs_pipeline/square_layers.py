@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from rs_pipeline.classes import Class, ClassSet
-from rs_pipeline.errors import UsageError
 from rs_pipeline.geopackage import write_geopackage
 from rs_pipeline.grid import Grid
 from rs_pipeline.moved_rows import rows_in_crs
@@ -50,20 +49,13 @@ class SquaresSummary:
 
 
 def classes_as_squares(names: Sequence[str], classes: ClassSet, vocabulary: Vocabulary) -> list[Class]:
-    """The classes whose squared outlines are asked for; an alias that is no class of the run stands for its class.
+    """The classes whose squared outlines are asked for, by any of their names (`Vocabulary.find`).
 
     Raises
     ------
     UsageError: one that the run does not look for.
     """
-    wanted = [" ".join(name.lower().split()) for name in names]
-    meant = {alias: name for name, entry in vocabulary.entries.items() for alias in entry.aliases}
-    found = [name if name in classes.names else meant.get(name, name) for name in wanted]
-    unknown = [name for name, known in zip(wanted, found, strict=True) if known not in classes.names]
-    if unknown:
-        came = f"{', '.join(unknown)} beside {', '.join(classes.names)}"
-        raise UsageError("squares of classes that are asked for", came, "Add it to --classes, or leave it out of vectors.square.")
-    return [item for item in classes if item.name in found]
+    return vocabulary.find(names, classes, "vectors.square")
 
 
 def square_layer(name: str) -> str:

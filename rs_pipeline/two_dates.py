@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rs_pipeline.changes_folder import read_changes
 from rs_pipeline.compare import Rules, compare_runs
 from rs_pipeline.config import RunSettings
 from rs_pipeline.errors import OutputError, UsageError
@@ -50,6 +52,9 @@ def settings_of_dates(settings: RunSettings, other: str) -> tuple[RunSettings, R
 def run_dates(settings: RunSettings, other: str, do: Callable[[RunSettings], dict[str, Any]], reporter: Reporter) -> dict[str, Any]:
     """Make both runs, and compare them with the tolerance of `Rules` and the settings' least area and connectivity.
 
+    A comparison that is in OUT/changes already is replaced where it is of these runs by these rules, where its runs have been replaced
+    since, or with `overwrite`; another one is somebody's, made with rules of his own, and stays.
+
     Parameters
     ----------
     do: makes a run of its settings and gives the content of its `run.json`; a run that is complete already is not to be done again.
@@ -60,18 +65,42 @@ def run_dates(settings: RunSettings, other: str, do: Callable[[RunSettings], dic
 
     Raises
     ------
-    RsSegError: as `settings_of_dates`, or one of the runs or the comparison cannot be done; what is finished stays.
+    RsSegError: as `settings_of_dates`, or one of the runs or the comparison cannot be done, as where another one is in its place; what is
+        finished stays.
     """
-    runs = []
+    runs, folders = [], []
     for dated in settings_of_dates(settings, other):
         reporter.note(f"run of {dated.datetime}")
         runs.append(do(dated))
-    a, b = (Path(run["out"]) for run in runs)
+        folders.append(Path(str(dated.out)).absolute())  # not as the runs have it: they may have been moved since
+    a, b = folders
     rules = Rules(min_area_m2=settings.vectors.min_area_m2, connectivity=settings.vectors.connectivity)
-    changes = compare_runs(a, b, a.parent / CHANGES, rules, overwrite=True, reporter=reporter)
+    folder = a.parent / CHANGES
+    overwrite = settings.overwrite or _is_of_no_use(read_changes(folder) or {}, list(zip(folders, runs, strict=True)), rules)
+    changes = compare_runs(a, b, folder, rules, overwrite=overwrite, reporter=reporter)
     for note in changes["notes"]:
         reporter.note(note)
     return {"runs": runs, "changes": changes}
+
+
+def _is_of_no_use(changes: Mapping[str, Any], runs: Sequence[tuple[Path, Mapping[str, Any]]], rules: Rules) -> bool:
+    """Whether a comparison says nothing that the one to be made will not: of these runs by these rules, or of runs that are no more.
+
+    Parameters
+    ----------
+    changes: content of a `changes.json`; what it lacks speaks for keeping it.
+    runs: folder and content of the `run.json` of both.
+    """
+    try:
+        sides = [(changes[name], folder, run) for name, (folder, run) in zip("ab", runs, strict=True)]
+        in_these_folders = all(side["out"] == str(folder) for side, folder, _ in sides)
+        of_these_runs = all(side["run_key"] == run["run_key"] for side, _, run in sides)
+        then = dt.datetime.fromisoformat(changes["finished"])
+        is_older = any(then < dt.datetime.fromisoformat(run["finished"]) for _, run in runs)
+        by_these_rules = all(changes["rules"][name] == getattr(rules, name) for name in ("tolerance", "min_area_m2", "connectivity"))
+    except (LookupError, TypeError, ValueError):
+        return False
+    return (by_these_rules and (in_these_folders or of_these_runs)) or (in_these_folders and (is_older or not of_these_runs))
 
 
 def _name(settings: RunSettings, other: str) -> str:

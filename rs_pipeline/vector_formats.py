@@ -14,7 +14,7 @@ from rs_pipeline.classes import ClassSet
 from rs_pipeline.config import FormatName
 from rs_pipeline.errors import UsageError
 from rs_pipeline.geojson import write_geojson
-from rs_pipeline.geopackage import crs_text
+from rs_pipeline.geopackage import crs_text, plain_path
 from rs_pipeline.grid import Grid
 from rs_pipeline.moved_rows import Form, rows_in_crs
 from rs_pipeline.reproject import check_place
@@ -84,8 +84,8 @@ def file_names(formats: Sequence[FormatName], names: Sequence[str]) -> list[str]
     return [f"{name}.{FORMATS[chosen].suffix}" for name in names for chosen in formats]
 
 
-def write_vector_file(path: Path, chosen: FormatName, layer: Rows, grid: Grid, crs: CRS) -> None:
-    """Write the rows of a layer, batch by batch. Vector tiles of no rows are no file.
+def write_vector_file(path: Path, chosen: FormatName, layer: Rows, grid: Grid, crs: CRS) -> bool:
+    """Write the rows of a layer, named as the file, batch by batch; gives whether there is a file now: vector tiles of no rows are none.
 
     Every row becomes a feature with a geometry of its own, however thin it is in the file's CRS (`mend`); in vector tiles, where it is
     larger than a step of their coordinates, and one on both sides of the antimeridian as a feature on each.
@@ -103,37 +103,42 @@ def write_vector_file(path: Path, chosen: FormatName, layer: Rows, grid: Grid, c
     """
     made = FORMATS[chosen]
     if chosen == "pmtiles" and not layer.rows:
-        return
+        return False
+    # Class names may hold what GDAL reads something into, or leave no room for the endings of its scratch files.
+    part = path.with_name(f".part.{made.suffix}")
     target = made.crs or crs
     moved = rows_in_crs(layer, grid, target, made.form)
     with moved.read() as rows:
         if chosen == "geoparquet":
             from rs_pipeline.geoparquet import write_geoparquet  # Parquet takes memory that runs without it do not need
 
-            written = write_geoparquet(path, rows, target)
+            written = write_geoparquet(part, rows, target)
         elif chosen == "geojson":
-            written = write_geojson(path, rows, max(7, math.ceil(math.log10(100 * _DEGREE_M / grid.gsd_m))))  # a hundredth of a pixel
+            written = write_geojson(part, rows, max(7, math.ceil(math.log10(100 * _DEGREE_M / grid.gsd_m))))  # a hundredth of a pixel
         else:
-            pyogrio.write_arrow(
-                rows,
-                path,
-                layer=path.stem,
-                driver=made.driver,
-                geometry_name=GEOMETRY_COLUMN,
-                geometry_type=moved.geometry_type,
-                crs=crs_text(target),
-                **_options(chosen, grid.gsd_m),
-            )
-            written = _count(path, chosen, layer.rows)
+            with plain_path(part) as plain:
+                pyogrio.write_arrow(
+                    rows,
+                    plain,
+                    layer=path.stem,
+                    driver=made.driver,
+                    geometry_name=GEOMETRY_COLUMN,
+                    geometry_type=moved.geometry_type,
+                    crs=crs_text(target),
+                    **_options(chosen, path.stem, grid.gsd_m),
+                )
+                written = _count(plain, chosen, layer.rows)
     if written != layer.rows:
         raise OSError(f"{written} of {layer.rows} features in {path.name}")
+    part.replace(path)
+    return True
 
 
-def _options(chosen: FormatName, gsd_m: float) -> dict[str, dict[str, str]]:
+def _options(chosen: FormatName, name: str, gsd_m: float) -> dict[str, dict[str, str]]:
     """Creation options of dataset and layer."""
     if chosen == "pmtiles":
         deepest = min(22, max(0, math.ceil(math.log2(2 * _TILE_UNIT_M / gsd_m))))  # half a pixel
-        return {"dataset_options": {"MINZOOM": str(max(0, deepest - _OVERVIEW_ZOOMS)), "MAXZOOM": str(deepest)}}
+        return {"dataset_options": {"NAME": name, "MINZOOM": str(max(0, deepest - _OVERVIEW_ZOOMS)), "MAXZOOM": str(deepest)}}
     return {"layer_options": {"SPATIAL_INDEX": "YES"}}
 
 

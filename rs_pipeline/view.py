@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from rs_pipeline.errors import OutputError, UsageError
-from rs_pipeline.products import REPORT, read_manifest
+from rs_pipeline.products import MANIFEST, REPORT
 from rs_pipeline.report.page import build_page
+from rs_pipeline.run_folder import read_run
 from rs_pipeline.view_tiles import MAX_ZOOM, RunTiles
 
 HOST = "127.0.0.1"
@@ -32,22 +34,29 @@ class RunServer(ThreadingHTTPServer):
 
     Raises
     ------
-    OutputError: no run is there. UsageError: the port cannot be had.
+    OutputError: no finished run is there, or its `run.json` is damaged. UsageError: the port cannot be had.
     """
 
     daemon_threads = True
 
     def __init__(self, folder: Path, port: int) -> None:
-        summary = read_manifest(folder)
-        if summary is None or not (folder / "labels.tif").is_file():
-            raise OutputError("a folder with a finished run", str(folder), "`rs-seg status` lists runs.")
+        summary = read_run(folder).manifest
         self.folder = folder
-        self.tiles = RunTiles(folder, summary)
-        self.page = _with_tiles(_report(folder, summary)).encode()
+        try:
+            self.tiles = RunTiles(folder, summary)
+            self.page = _with_tiles(_report(folder, summary)).encode()
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            came = f"{folder / MANIFEST} ({type(error).__name__}: {error})"
+            raise OutputError("a run.json as a run leaves it", came, "It is damaged: run again with --set overwrite=true.") from error
         try:
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
             raise UsageError("a port that is free", f"{port} ({error})", "Choose another with --port; 0 takes any.") from error
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Browsers drop what they no longer want to see: nothing to tell."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
@@ -58,7 +67,12 @@ class RunServer(ThreadingHTTPServer):
 def _report(folder: Path, summary: dict[str, Any]) -> str:
     """The run's report; drawn now where the run has none."""
     path = folder / REPORT
-    return path.read_text(encoding="utf-8") if path.is_file() else build_page(folder, summary, None)
+    return path.read_text(encoding="utf-8", errors="replace") if _is_own(path) else build_page(folder, summary, None)
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file lies in the folder itself: a link may lead to anything on this machine."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _with_tiles(page: str) -> str:
@@ -110,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, name: str) -> None:
         """A file that lies in the folder itself: no other name is ever looked up."""
-        files = {path.name: path for path in self.server.folder.iterdir() if path.is_file() and not path.is_symlink()}
+        files = {path.name: path for path in self.server.folder.iterdir() if _is_own(path)}
         if name not in files:
             self.send_error(HTTPStatus.NOT_FOUND)
             return

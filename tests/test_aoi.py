@@ -15,6 +15,15 @@ def written(tmp_path, geometries, name="aoi.geojson", crs="EPSG:4326"):
     return str(path)
 
 
+@pytest.mark.parametrize("name", ["wow!.geojson", "a;b.gpkg", "tab\tbed.geojson", "x!y/aoi.gpkg"])
+def test_a_name_that_gdal_reads_something_into_is_a_name(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    gpd.GeoDataFrame(geometry=[SQUARE], crs=4326).to_file(tmp_path / f"plain{path.suffix}")
+    (tmp_path / f"plain{path.suffix}").rename(path)
+    assert read_aoi(str(path)).geometry.equals(SQUARE)
+
+
 @pytest.mark.parametrize("name", ["aoi.geojson", "aoi.gpkg", "aoi.shp"])
 def test_every_common_format_in_any_crs_is_the_same_place(tmp_path, name):
     frame = gpd.GeoSeries([SQUARE], crs=4326).to_crs(32632)

@@ -88,7 +88,7 @@ def test_a_run_leaves_lines_where_they_are_asked_for(make_scene, settings_for, t
     common = {"out": str(tmp_path / "o" / "run"), "classes": ("road", "water")}
     with pytest.raises(UsageError, match="castle beside road, water"):
         run(settings_for(make_scene(), **common, **{"vectors.lines": ("castle",)}))
-    summary = run(settings_for(make_scene(), **common, **{"vectors.lines": ("road",), "vectors.crs": "EPSG:4326"}))
+    summary = run(settings_for(make_scene(), **common, **{"vectors.lines": ("Road",), "vectors.crs": "EPSG:4326"}))
     path = tmp_path / "o" / "run" / "lines.gpkg"
     assert "lines.gpkg" in summary["files"]
     lines = gpd.read_file(path, layer="road_lines")

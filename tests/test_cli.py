@@ -55,6 +55,32 @@ def test_the_summary_for_people_names_layers_and_folder(base, capsys, tmp_path):
     assert f"{tmp_path}/outputs/run/layers.gpkg" in out
 
 
+@pytest.mark.parametrize("name", ["x[/y]", "z[/b]", "town[old]", "a!b", "p;q", ":so:"])
+def test_names_are_printed_as_they_are(make_scene, capsys, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    make_scene("s[red]_20240501.tif", random_pixels())
+    flags = ["--source", "s[red]_20240501.tif", "--classes", f"water,k{name}", "--model", "fake_segmenter:pointwise", "--out", f"o/{name}"]
+    code, out, _ = rs_seg(capsys, "run", *flags, "--dry-run")
+    assert (code, out.splitlines()[-1]) == (0, f"out     o/{name}")
+    assert "s[red]_20240501" in out
+    code, out, _ = rs_seg(capsys, "run", *flags)
+    assert (code, out.splitlines()[-2:]) == (0, [f"o/{name}/layers.gpkg", f"o/{name}/report.html"])
+    assert re.search(rf"^ k{re.escape(name)} +\d+ ", out, re.MULTILINE)
+    for _ in range(2):  # the second reads what the first left
+        code, out, _ = rs_seg(capsys, "compare", f"o/{name}", f"o/{name}", "--out", f"c/{name}")
+        assert (code, out.splitlines()[-1]) == (0, f"c/{name}/changes.gpkg")
+        assert re.search(rf"^ k{re.escape(name)} +[\d.]+ ha ", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["s[red]_20240501", "t:so:_20240501"])
+def test_the_catalog_lists_names_as_they_are(make_scene, capsys, tmp_path, name):
+    catalog = tmp_path / "cat" / "catalog.json"
+    rs_seg(capsys, "catalog", "add", make_scene(f"{name}.tif"), "--catalog", catalog)
+    code, out, _ = rs_seg(capsys, "catalog", "list", "--catalog", catalog)
+    assert code == 0
+    assert f" {name} " in out
+
+
 def test_failed_tiles_are_exit_code_3_and_said(base, make_scene, capsys):
     pixels = random_pixels()
     pixels[0, 70:75, 90:95] = 250
@@ -109,6 +135,8 @@ def test_bad_input_is_one_line_an_exit_code_and_nothing_left(base, make_scene, c
         (base("--dry-run", "--cluster", "tcp://127.0.0.1:1", "--set", "workers.connect_timeout_s=0.2"), 1, "a running Dask scheduler"),
         (base(classes=",".join(f"c{i}" for i in range(300))), 2, "at most 254 classes"),
         (base(classes="gpkg_x"), 2, "can be layers"),
+        (base(classes="gpkg"), 2, "can be layers"),
+        (base("--crs", "IAU_2015:30100"), 2, "a CRS that places on Earth can have"),
         (base(classes="../b"), 2, "begin with a letter"),
         (base("--aoi", "9.0001,47.8501,9.0001001,47.8501001"), 1, "the centre of a pixel|a scene that meets"),
         (base("--nonsense"), 2, "No such option"),

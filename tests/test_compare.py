@@ -425,6 +425,36 @@ def test_what_cannot_be_compared_is_refused_and_nothing_left(tmp_path):
         compare_runs(a, b, tmp_path)
 
 
+BAD_RULES = [
+    *({"tolerance": value} for value in (-1, float("nan"), float("inf"), None, True, [2])),
+    *({"min_area_m2": value} for value in (-5, float("nan"), float("inf"), "5", None)),
+    *({"connectivity": value} for value in (5, 0, "4", None)),
+    *({"block_px": value} for value in (0, -8, 7.5, "64", None)),
+]
+
+
+@pytest.mark.parametrize("wrong", BAD_RULES, ids=str)
+def test_rules_that_make_no_sense_are_refused_in_words(wrong):
+    with pytest.raises(UsageError, match=f"expected {next(iter(wrong))}: "):
+        Rules(**wrong)
+
+
+@given(st.floats(0, 90))
+def test_a_tolerance_that_is_a_number_is_metres(metres):
+    for same in (metres, np.float64(metres)):
+        assert Rules(same).tolerance_px(grid_at((2, 2), gsd=0.5)) == pytest.approx(metres * 2, rel=1e-15)
+    assert Rules(int(metres)) == Rules(f"{int(metres)}m") == Rules(float(int(metres)))
+
+
+def test_numbers_of_any_kind_are_the_same_rules_and_paths_may_be_text(tmp_path):
+    runs = [write_run(tmp_path / name, labels) for name, labels in zip("ab", two(), strict=True)]
+    found = compare_runs(*map(str, runs), str(tmp_path / "out"), Rules(np.float32(1), np.int64(2), np.int64(8), np.int32(64)))
+    assert json.loads((tmp_path / "out" / "changes.json").read_text()) == found == compare_runs(*runs, tmp_path / "out", Rules("1m", 2, 8))
+    for wrong in ((None, runs[1]), (runs[0], 3), (*runs, 5)):
+        with pytest.raises(UsageError, match="a path, as str or Path"):
+            compare_runs(*wrong)
+
+
 def damage(path, how):
     """Something that may befall a file."""
     content = path.read_bytes()
@@ -542,6 +572,48 @@ def test_two_dates_in_one_go_are_two_runs_and_their_comparison(two_dates, tmp_pa
     assert again.exit_code == 0, again.output
     assert "two/changes/changes.gpkg" in again.output.replace("\n", "")
     assert json.loads((out / "changes" / "changes.json").read_text()) == found["changes"]
+
+
+def test_what_somebody_compared_by_rules_of_his_own_is_not_replaced(two_dates, tmp_path):
+    flags = [*two_dates, "--json", "--compare-to", "2024-01-01"]
+    first = json.loads(CliRunner().invoke(app, flags).stdout)["changes"]
+    a, b = tmp_path / "o" / "two" / "a", tmp_path / "o" / "two" / "b"
+    changes = a.parent / "changes"
+    own = compare_runs(a, b, changes, Rules("3px"), overwrite=True)
+    error = CliRunner().invoke(app, flags).exception
+    assert isinstance(error, OutputError)
+    assert "with another one" in str(error)
+    assert json.loads((changes / "changes.json").read_text()) == own
+    # A run that was replaced since leaves nothing that the comparison speaks of.
+    facts = json.loads((b / "run.json").read_text())
+    (b / "run.json").write_text(json.dumps(facts | {"finished": "2199-01-01T00:00:00+00:00"}))
+    again = CliRunner().invoke(app, flags)
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["changes"]["classes"] == first["classes"]
+    assert json.loads(again.stdout)["changes"]["rules"] == first["rules"]
+
+
+def test_a_comparison_of_other_runs_in_the_place_of_that_of_two_dates_is_kept(two_dates, tmp_path):
+    flags = [*two_dates, "--json", "--compare-to", "2024-01-01"]
+    out = tmp_path / "o" / "two"
+    assert CliRunner().invoke(app, flags).exit_code == 0
+    for name, labels in zip("ab", two(), strict=True):
+        write_run(tmp_path / "others" / name, labels)
+    other = compare_runs(tmp_path / "others" / "a", tmp_path / "others" / "b", out / "changes", overwrite=True)
+    assert isinstance(CliRunner().invoke(app, flags).exception, OutputError)
+    assert json.loads((out / "changes" / "changes.json").read_text()) == other
+    assert CliRunner().invoke(app, [*flags, "--set", "overwrite=true"]).exit_code == 0
+    assert json.loads((out / "changes" / "changes.json").read_text())["a"]["out"] == str(out / "a")
+
+
+def test_two_dates_that_were_moved_are_compared_again(two_dates, tmp_path):
+    flags = [*two_dates, "--json", "--compare-to", "2024-01-01"]
+    first = json.loads(CliRunner().invoke(app, flags).stdout)["changes"]
+    moved = (tmp_path / "o" / "two").rename(tmp_path / "o" / "moved")
+    again = CliRunner().invoke(app, [*flags, "--out", str(moved)])
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["changes"]["classes"] == first["classes"]
+    assert json.loads(again.stdout)["changes"]["a"]["out"] == str(moved / "a")
 
 
 def test_two_dates_can_be_rehearsed_and_want_both(two_dates, tmp_path):

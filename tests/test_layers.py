@@ -1,3 +1,4 @@
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,15 +11,20 @@ import pyogrio
 import pytest
 import shapely
 from affine import Affine
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pyogrio.util import vsi_path
 from pyproj import CRS
 
 from rs_pipeline import geopackage, layers, spool
+from rs_pipeline.changes_folder import has_layers
 from rs_pipeline.classes import Class, ClassSet
 from rs_pipeline.errors import OutputError, UsageError
 from rs_pipeline.grid import Grid, Window
 from rs_pipeline.layer_metadata import LayerAbout
-from rs_pipeline.layer_tables import SceneFootprint
+from rs_pipeline.layer_tables import COVERAGE_SCHEMA, SceneFootprint
 from rs_pipeline.layers import Delivery, LayerSummary, write_layers
+from rs_pipeline.report.shapes import pack_layers, wanted_layers
 from rs_pipeline.vectorize import Features, polygonize, polygonize_coverage
 
 LABELS = np.array([[1, 1, 0, 2], [0, 0, 0, 2], [1, 0, 255, 255]], np.uint8)
@@ -168,6 +174,55 @@ def test_names_are_kept_whatever_is_in_them(tmp_path: Path) -> None:
     assert {*names, "coverage", "scenes"} == set(styles(tmp_path / "layers.gpkg"))
 
 
+@given(st.lists(st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=20), min_size=1, max_size=3))
+@example(["run!old", "layers.gpkg"])
+@example(["layers!old.gpkg"])
+@example(["vsimem", "layers.gpkg"])
+@example(["", "tmp", "layers.gpkg"])
+def test_a_plain_path_leads_to_the_same_file_and_pyogrio_takes_it_as_it_is(names: list[str]) -> None:
+    path = Path("/" + "/".join(names))
+    with geopackage.plain_path(path) as plain:
+        assert vsi_path(plain) == str(plain)
+        assert not str(plain).startswith("/vsi")
+        assert os.path.realpath(plain) == os.path.realpath(path)
+    assert plain == path or not os.path.lexists(plain)
+
+
+@pytest.mark.parametrize("name", ["run!old/layers.gpkg", "layers!old.gpkg", "a;b?.gpkg", "tab\t.gpkg", "back\\slash.gpkg", "%41#'\"&.gpkg"])
+def test_layers_go_where_they_are_told_whatever_the_name(package: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    write(path)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+    for layer in (*CLASSES.names, "coverage", "scenes"):
+        assert query(path, f'SELECT * FROM "{layer}"') == query(package, f'SELECT * FROM "{layer}"')  # noqa: S608 - ours
+    classes, grid = wanted_layers({"classes": [{"name": "road", "colour": (1, 2, 3)}], "pixels": {"not_observed": 1}}), GRID
+    assert pack_layers(path, grid, classes) == pack_layers(package, grid, classes)
+
+
+def test_a_package_of_any_name_gets_more_layers(tmp_path: Path) -> None:
+    path = tmp_path / "a!b" / "lines;.gpkg"
+    path.parent.mkdir()
+    rows = spool.LayerRows(tmp_path / "rows", COVERAGE_SCHEMA, "Polygon")
+    rows.close()
+    for name in ("first", "second"):
+        geopackage.write_geopackage(path, {name: rows}, GRID.crs)
+    assert query(path, "SELECT table_name FROM gpkg_contents") == [("first",), ("second",)]
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["a!b", "a;b", "[/b]"])
+def test_a_comparisons_layers_are_found_whatever_its_folder_is_called(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir(parents=True)
+    assert not has_layers(folder, ["road"])
+    rows = spool.LayerRows(tmp_path / "rows", COVERAGE_SCHEMA, "Polygon")
+    rows.close()
+    geopackage.write_geopackage(folder / "changes.gpkg", dict.fromkeys(("coverage", "road gained", "road lost"), rows), GRID.crs)
+    assert has_layers(folder, ["road"])
+    assert not has_layers(folder, ["water"])
+
+
 def test_many_small_batches_and_one_large_one_give_the_same_layers(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "_BATCH_BYTES", 1)
     write(tmp_path / "layers.gpkg")
@@ -197,7 +252,20 @@ def test_a_disk_that_fills_up_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
         write(tmp_path / "layers.gpkg")
 
 
-@pytest.mark.parametrize("names", [("Coverage",), ("scenes",), ("road", "Road"), ("layer_styles",), ("gpkg_contents",)])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Coverage",),
+        ("scenes",),
+        ("road", "Road"),
+        ("layer_styles",),
+        ("gpkg_contents",),
+        ("gpkg",),
+        ("GPKGx",),
+        ("rtree_a",),
+        ("sqlite_a",),
+    ],
+)
 def test_names_that_would_clash_are_refused_before_anything_is_written(names: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Choose another word"):
         write(tmp_path / "layers.gpkg", classes_named(*names))

@@ -121,6 +121,49 @@ def test_an_area_may_be_four_numbers(make_scene, tmp_path):
     assert cut.folder.grid.height < 100
 
 
+BOX = shapely.box(11, 47, 12, 48)
+MISUSES = {
+    "aoi": [BOX, (1, 2, 3), {"type": "Polygon"}, 7],
+    "classes": [5, [1, 2], {"road"}],
+    "source": [5, [5]],
+    "out": [5],
+    "config": [5, ["x"]],
+}
+
+
+@pytest.mark.parametrize(("name", "given"), [(name, given) for name, values in MISUSES.items() for given in values], ids=str)
+def test_an_argument_of_a_kind_that_it_cannot_be_is_refused_in_words(name, given, make_scene):
+    with pytest.raises(UsageError, match=rf"expected {name}: .* \({type(given).__name__}\)"):
+        rs_pipeline.segment(**{"source": make_scene(), **FAKE, name: given})
+    if name in ("aoi", "classes"):
+        with pytest.raises(UsageError, match=f"expected {name}: "):
+            rs_pipeline.open_products("catalog.json", **{name: given})
+
+
+def test_paths_come_as_text_and_as_paths(make_scene, tmp_path):
+    (tmp_path / "mine.yaml").write_text("vectors: {min_area_m2: 20}\nmodel: fake_segmenter:pointwise\n")
+    common = {"classes": "road,water", "cluster": "in-process", "out": tmp_path / "o" / "run"}
+    scene = make_scene()
+    made = rs_pipeline.segment(source=scene, config=str(tmp_path / "mine.yaml"), store=tmp_path / "tiles", **common)
+    assert made.manifest["settings"]["vectors"]["min_area_m2"] == 20
+    assert (tmp_path / "tiles").is_dir()
+    again = rs_pipeline.segment(source=[str(scene)], config=tmp_path / "mine.yaml", **{**common, "out": str(common["out"])})
+    assert again.manifest["finished"] == made.manifest["finished"]
+    assert add_product(str(tmp_path / "c.json"), str(made.path)) == add_product(tmp_path / "c.json", made.path) == "run"
+    assert len(rs_pipeline.open_products(str(tmp_path / "c.json"))["product"]) == 1
+    for wrong in (lambda: rs_pipeline.open_run(5), lambda: add_product(7, made.path), lambda: rs_pipeline.open_products(None)):
+        with pytest.raises(UsageError, match="a path, as str or Path"):
+            wrong()
+
+
+def test_layers_are_read_whatever_characters_their_folder_has(make_scene, tmp_path):
+    made = rs_pipeline.segment(source=make_scene(), out=tmp_path / "o" / "plain", **FAKE)
+    moved = made.path.rename(tmp_path / "o" / "what! (new); 1")
+    found = rs_pipeline.open_run(moved)
+    assert len(found.layers["road"]) == next(c["polygons"] for c in made.manifest["classes"] if c["name"] == "road")
+    assert len(found.coverage) > 0
+
+
 @pytest.fixture
 def catalog(make_scene, tmp_path):
     """Products of three dates; the second lies 20 pixels further east, on half pixels; the third was asked for roads alone."""
@@ -149,9 +192,14 @@ def test_products_are_stacked_over_time_on_one_grid(catalog, tmp_path):
 def test_products_that_were_not_asked_for_a_class_say_nothing_of_it(catalog):
     series = rs_pipeline.open_products(catalog, classes=["water"])
     assert list(series["product"].values) == ["2022", "2023"]
+    for same in ("water", " Water", ["water", "Water"]):
+        xr.testing.assert_identical(rs_pipeline.open_products(catalog, classes=same), series)
+    assert list(rs_pipeline.open_products(catalog, classes="water,road")["class"].values) == ["water", "road"]
     assert list(rs_pipeline.open_products(catalog, datetime="2023-01-01/")["product"].values) == ["2023", "2024"]
     with pytest.raises(CatalogError, match="products of castle"):
         rs_pipeline.open_products(catalog, classes=["castle"])
+    with pytest.raises(UsageError, match="names, or None"):
+        rs_pipeline.open_products(catalog, classes=[])
 
 
 def test_products_over_half_the_world_want_an_area(catalog, monkeypatch):
@@ -168,6 +216,12 @@ def test_outside_the_area_nothing_is_observed(catalog, tmp_path):
     assert cut.labels.shape == (3, 80, 80)
     inside = np.add.outer(cut.y.values, cut.x.values) < 500_010 + 5_299_989.9
     np.testing.assert_array_equal(cut.labels[0] == UNSEEN, ~inside)
+    xr.testing.assert_identical(rs_pipeline.open_products(catalog, tmp_path / "aoi.gpkg"), cut)
+    box = gpd.GeoSeries([triangle], crs=32632).to_crs(4326).total_bounds
+    for numbers in (box, tuple(box), ",".join(map(str, box.tolist()))):
+        around = rs_pipeline.open_products(catalog, numbers)
+        assert set(cut.x.values) <= set(around.x.values) < set(whole.x.values)
+        assert around.labels.shape == rs_pipeline.open_products(catalog, tuple(box)).labels.shape
     same = whole.labels.sel(y=cut.y, x=cut.x)
     np.testing.assert_array_equal(cut.labels.where(cut.labels != UNSEEN, 9), xr.where(inside[None], same, 9).where(cut.labels != UNSEEN, 9))
 
@@ -192,3 +246,10 @@ def test_the_page_runs(make_scene, tmp_path, monkeypatch, capsys):
         exec(block, space)  # noqa: S102 - the project's own page
     assert "surely water" in capsys.readouterr().out
     assert len(space["series"].time) == 2
+
+
+def test_a_moved_run_is_opened_where_it_is(make_scene, tmp_path):
+    common = {"source": make_scene(), **FAKE}
+    made = rs_pipeline.segment(out=tmp_path / "o" / "a", **common)
+    made.path.rename(tmp_path / "o" / "b")
+    assert rs_pipeline.segment(out=tmp_path / "o" / "b", **common).path == tmp_path / "o" / "b"

@@ -7,10 +7,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyproj import CRS, Transformer
 
-from rs_pipeline.errors import OutputError
+from rs_pipeline.errors import ConfigError, OutputError
 from rs_pipeline.grid import Grid
 from rs_pipeline.mending import mend, polygon_parts
-from rs_pipeline.reproject import Reprojection, check_place
+from rs_pipeline.reproject import Reprojection, check_place, read_crs
 from rs_pipeline.vector_formats import check_formats_at
 from rs_pipeline.vectorize import polygonize
 
@@ -168,6 +168,19 @@ def test_a_crs_that_tears_the_place_is_refused_before_anything_is_computed(crs, 
             check_place(grid, CRS.from_string(target), lines=lines)
     else:
         check_place(grid, CRS.from_string(target), lines=lines)
+
+
+@pytest.mark.parametrize("text", ["IAU_2015:30100", "IAU_2015:49910", "ESRI:104903", "+proj=longlat +R=1737400"])
+def test_a_crs_of_another_celestial_body_is_none(text):
+    with pytest.raises(ConfigError, match=r"expected a CRS that places on Earth can have; got .*\. Give one as EPSG:4326 with --crs"):
+        read_crs(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["EPSG:4326", "OGC:CRS84", "EPSG:3857", "EPSG:4807", "+proj=laea +lon_0=9 +lat_0=47", "+proj=longlat +R=6371000"]
+)
+def test_a_crs_of_the_earth_is_read_as_it_is(text):
+    assert read_crs(text) == CRS.from_user_input(text)
 
 
 def polar_grid(lon, lat):

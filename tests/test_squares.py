@@ -269,6 +269,7 @@ def test_names_are_classes_of_the_run_or_aliases_of_them():
 
     assert chosen(("buildings",), ("road", "building")) == ["building"]
     assert chosen((" Building",), ("road", "building")) == ["building"]
+    assert chosen(("building",), ("road", "buildings")) == ["buildings"]
     assert chosen(("house",), ("house", "building")) == ["house"], "a class of the run before what it is an alias of"
     assert chosen(("house", "building"), ("building", "road")) == ["building"]
     for names, came in ((("castle",), "castle beside road"), (("building", "road"), "building beside road")):

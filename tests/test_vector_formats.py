@@ -1,4 +1,5 @@
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from affine import Affine
 from pyproj import CRS, Transformer
 from run_folder import everything, finished_tiles
 
-from rs_pipeline import spool, vector_formats
+from rs_pipeline import layers, spool, vector_formats
 from rs_pipeline.classes import Class, ClassSet
 from rs_pipeline.errors import ConfigError, OutputError, UsageError
 from rs_pipeline.grid import Grid
@@ -293,6 +294,7 @@ def test_a_driver_that_is_missing_is_told_before_anything_is_computed(make_scene
         ("vectors.formats", ("shapefile",), "vectors.formats"),
         ("vectors.crs", "EPSG:99999", "a coordinate reference system"),
         ("vectors.crs", "EPSG:5703", "a projected or geographic CRS"),
+        ("vectors.crs", "IAU_2015:30100", r"a CRS that places on Earth can have; got Moon \(2015\)"),
     ],
 )
 def test_what_nobody_can_write_is_refused_while_planning(make_scene, settings_for, key, value, message):
@@ -313,6 +315,54 @@ def test_a_format_that_cannot_express_a_pole_is_refused_while_planning(make_scen
     else:
         with pytest.raises(OutputError, match=rf"{message}.* Leave {chosen} out of --format"):
             plan_run(asked)
+
+
+ODD = ["road!extra", "a;b", "a\\b", "what?", "#1", "50% %41", "R&B", """it's "it\"""", "tab\there", "a:b", "[old]", "*", "x" * 238]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_class_has_its_file_of_each_format_whatever_is_in_its_name(folder, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    odd = f"1{name}"[:238]
+    made = write(tmp_path / "run", classes=ClassSet((Class(1, odd, ("road",), (1, 2, 3), 0.5), CLASSES.classes[1])), formats=ALL)
+    suffixes = ["fgb", "parquet", "geojson", "pmtiles"]
+    files = {"layers.gpkg", *(f"{layer}.{suffix}" for layer in (odd, "open water") for suffix in suffixes)}
+    assert {path.name for path in made.iterdir()} == files
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    for suffix in suffixes:
+        shutil.copy(made / f"{odd}.{suffix}", tmp_path / f"plain.{suffix}")
+        found, asked = read(tmp_path, "plain", suffix), read(folder, "road", suffix)
+        assert set(found["class"]) == {odd}
+        assert found.drop(columns="class").equals(asked.drop(columns="class"))
+    for suffix in ("fgb", "pmtiles"):
+        assert pyogrio.list_layers(tmp_path / f"plain.{suffix}")[:, 0].tolist() == [odd]
+
+
+@pytest.mark.parametrize("name", [*ODD, "x[/y]"])
+def test_a_folder_may_have_any_name(folder, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    where = tmp_path / name
+    where.mkdir(parents=True)
+    made = write(where, formats=ALL, crs=CRS.from_epsg(3035))
+    plain = write(tmp_path / "plain", formats=ALL, crs=CRS.from_epsg(3035))
+    for suffix in ("fgb", "parquet", "geojson", "pmtiles"):
+        assert (made / f"road.{suffix}").read_bytes() == (plain / f"road.{suffix}").read_bytes()
+    copy = shutil.copytree(made, tmp_path / "copy")
+    assert read(copy, "road", "gpkg").equals(read(plain, "road", "gpkg"))
+    assert {path.name for path in tmp_path.iterdir()} == {Path(name).parts[0], "plain", "copy"}
+
+
+def test_the_longest_name_that_a_file_can_have_is_one_that_every_format_can_write(tmp_path):
+    classes = ClassSet((Class(1, "x" * (255 - len(".parquet")), ("road",), (1, 2, 3), 0.5), CLASSES.classes[1]))
+    check_formats(ALL, classes)
+    assert len(list(write(tmp_path / "run", classes=classes, formats=ALL).iterdir())) == 9
+
+
+def test_a_file_that_is_not_there_once_it_is_written_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(layers, "write_vector_file", lambda *_: True)
+    with pytest.raises(OutputError, match=r"No such file or directory: .*road\.fgb"):
+        write(tmp_path / "run", formats=("flatgeobuf",))
+    assert not list((tmp_path / "run").iterdir())
 
 
 @pytest.mark.parametrize("name", ["road/rail", "x" * 250])

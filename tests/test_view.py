@@ -6,9 +6,11 @@ import json
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +116,7 @@ def test_a_run_without_a_report_gets_one(make_scene, settings_for):
 
 
 def test_what_is_wrong_is_said_in_one_line(summary, tmp_path, capsys, monkeypatch):
-    with pytest.raises(OutputError, match="a folder with a finished run"):
+    with pytest.raises(OutputError, match="the folder of a finished run"):
         view.RunServer(tmp_path, 0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -151,3 +153,52 @@ def test_a_browser_shows_tiles_of_scenes_and_labels(server, tmp_path):
         shown.wait_for(loaded.format(2))
         assert shown.complaints == []
         assert all(url.startswith((server.url, "data:")) for url in shown.requests)
+
+
+def test_a_browser_that_drops_its_request_is_not_talked_about(server, capfd):
+    path = server.folder / "large.bin"
+    path.write_bytes(bytes(30_000_000))
+    for _ in range(3):
+        with socket.create_connection(server.server_address[:2]) as client:
+            client.sendall(b"GET /large.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            client.recv(100)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing is a reset
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any("process_request_thread" in thread.name for thread in threading.enumerate()):
+        time.sleep(0.02)
+    assert get(server, "/run.json")[0] == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_goes_wrong_in_the_server_itself_is_told(server, capfd, monkeypatch):
+    monkeypatch.setattr(view._Handler, "_send_file", lambda *_: 1 / 0)
+    with pytest.raises(http.client.RemoteDisconnected):
+        get(server, "/run.json")
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_a_report_that_is_a_link_is_not_followed(summary, tmp_path):
+    (tmp_path / "secret.html").write_text('<html lang="en">secret')
+    report = Path(summary["out"]) / "report.html"
+    report.unlink()
+    report.symlink_to(tmp_path / "secret.html")
+    with view.RunServer(Path(summary["out"]), 0) as serving:
+        assert b"secret" not in serving.page
+        assert b'<div id="map"' in serving.page
+
+
+def test_a_run_json_without_one_of_its_keys_is_shown_or_refused_in_words(summary):
+    folder = Path(summary["out"])
+    whole = json.loads((folder / "run.json").read_text())
+    refused = {}
+    for has_report in (True, False):
+        if not has_report:
+            (folder / "report.html").unlink()
+        for key in whole:
+            (folder / "run.json").write_text(json.dumps({k: v for k, v in whole.items() if k != key}))
+            try:
+                view.RunServer(folder, 0).server_close()
+            except OutputError as error:
+                refused[key, has_report] = str(error)
+    assert [text for text in refused.values() if not re.search(r"a run\.json as a run leaves it; got .*run\.json", text)] == []
+    assert {"classes", "plan", "scenes", "settings", "run_key", "finished", "status"} <= {key for key, _ in refused}

@@ -78,7 +78,7 @@ def list_command(
         column.no_wrap, column.overflow = True, "fold"  # ids are for copying
     for row in listing.rows:
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 class _Listing(NamedTuple):

@@ -48,7 +48,7 @@ def compare_command(
 
 def print_changes(found: dict[str, Any]) -> None:
     """The table of a comparison."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     table = Table("class", "A", "B", "gained", "lost", "unchanged", "not comparable", box=None, header_style="bold")
     for row in found["classes"]:
         unknown = row["not_comparable_a_m2"] + row["not_comparable_b_m2"]

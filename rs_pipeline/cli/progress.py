@@ -21,7 +21,7 @@ class TerminalReporter:
     """Progress bars with speed and time left; notes above them."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, emoji=False)
         self._progress = Progress(
             TextColumn("{task.description:>10}"),
             BarColumn(),

@@ -171,7 +171,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
     from rs_pipeline.products import REPORT
     from rs_pipeline.square_layers import SQUARES
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     table = Table("layer", "polygons", "area", "mean score", box=None, header_style="bold")
     for row in summary["classes"]:
         score = f"{row['score_mean']:.2f}" if row["score_mean"] is not None else "-"
@@ -189,7 +189,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 
 def _print_dry_run(report: dict[str, Any]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     scenes = Table("scene", "date", "pixels", "size", "CRS", box=None, header_style="bold")
     for s in report["scenes"]:
         scenes.add_row(s["id"], s["datetime"] or "-", f"{s['gsd_m']:g} m", f"{s['size_px'][0]} x {s['size_px'][1]}", s["crs"])

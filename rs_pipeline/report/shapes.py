@@ -20,6 +20,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS, Transformer
 
 from rs_pipeline.errors import OutputError
+from rs_pipeline.geopackage import plain_path, quoted
 from rs_pipeline.grid import Grid
 from rs_pipeline.layers import COVERAGE_LAYER
 from rs_pipeline.vectorize import COVERAGE_STATES, UNOBSERVED
@@ -76,7 +77,7 @@ def pack_layers(package: Path, grid: Grid, wanted: Sequence[Wanted]) -> list[dic
         shares = share_out(MAX_POLYGONS, counts)
         points = MAX_POINTS // max(1, len(wanted))
         packed = [_pack_layer(package, grid, layer, share, points) for layer, share in zip(wanted, shares, strict=True)]
-    except (DataSourceError, DataLayerError, sqlite3.Error) as error:
+    except (DataSourceError, DataLayerError, sqlite3.Error, OSError) as error:
         raise OutputError(f"layers that can be read in {package}", str(error), "Run again.") from error
     return [layer | {"total": count} for layer, count in zip(packed, counts, strict=True)]
 
@@ -93,7 +94,7 @@ def share_out(budget: int, needs: Sequence[int]) -> list[int]:
 
 def _count(package: Path, layer: Wanted) -> int:
     with closing(sqlite3.connect(f"{package.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        ((count,),) = connection.execute(f"SELECT count(*) FROM {_quoted(layer.table)} WHERE {layer.where}")  # noqa: S608 - quoted
+        ((count,),) = connection.execute(f"SELECT count(*) FROM {quoted(layer.table)} WHERE {layer.where}")  # noqa: S608 - quoted
     return int(count)
 
 
@@ -136,11 +137,14 @@ def _simplified(shapes: NDArray[np.object_], tolerance: float) -> NDArray[np.obj
 
 def _largest(package: Path, layer: Wanted, most: int, crs: CRS) -> Iterator[tuple[dict[str, list[Any]], NDArray[np.object_]]]:
     """Columns, and geometries in a CRS, of the largest polygons of a layer, in batches."""
-    table = _quoted(layer.table)
+    table = quoted(layer.table)
     # Ids are sorted, not rows: those hold the geometries.
     chosen = f"SELECT fid FROM {table} WHERE {layer.where} ORDER BY area_m2 DESC, fid LIMIT {most}"  # noqa: S608 - quoted
     sql = f"SELECT * FROM {table} WHERE fid IN ({chosen})"  # noqa: S608 - quoted
-    with pyogrio.raw.open_arrow(package, sql=sql, batch_size=_BATCH, use_pyarrow=True) as (about, batches):
+    with (
+        plain_path(package) as path,
+        pyogrio.raw.open_arrow(path, sql=sql, batch_size=_BATCH, use_pyarrow=True) as (about, batches),
+    ):
         for batch in batches:
             columns = {name: batch.column(name).to_pylist() for name in _COLUMNS if name in batch.schema.names}
             geometries = shapely.from_wkb(batch.column(about["geometry_name"]).to_numpy(zero_copy_only=False))
@@ -154,10 +158,6 @@ def _in_crs(geometries: NDArray[np.object_], given: CRS, crs: CRS) -> NDArray[np
     points = np.column_stack(Transformer.from_crs(given, crs, always_xy=True).transform(*shapely.get_coordinates(geometries).T))
     moved: NDArray[np.object_] = shapely.set_coordinates(geometries, points)
     return moved
-
-
-def _quoted(table: str) -> str:
-    return '"{}"'.format(table.replace('"', '""'))
 
 
 def _in_degrees(shapes: NDArray[np.object_], grid: Grid, tolerance: float) -> dict[str, Any]:
