@@ -40,12 +40,12 @@ def read_changes(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def has_layers(folder: Path, names: Iterable[str]) -> bool:
-    """Whether the layers of a comparison of these classes can be read."""
+def has_layers(folder: Path, names: Iterable[str], size: int = 0) -> bool:
+    """Whether the layers of a comparison of these classes can be read, from a file of at least `size` bytes."""
     expected = {COVERAGE_LAYER, *(change_layer(name, change) for name in names for change in ("gained", "lost"))}
     try:
         with plain_path(folder / LAYERS) as path:
-            return expected <= {layer for layer, _ in pyogrio.list_layers(path)}
+            return path.stat().st_size >= size and expected <= {layer for layer, _ in pyogrio.list_layers(path)}
     except (DataSourceError, OSError):
         return False
 

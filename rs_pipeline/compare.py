@@ -28,7 +28,7 @@ from rs_pipeline.errors import OutputError, UsageError
 from rs_pipeline.grid import Grid, Window
 from rs_pipeline.keys import digest
 from rs_pipeline.labels import Labels, values_of
-from rs_pipeline.products import staged
+from rs_pipeline.products import sizes_of, staged
 from rs_pipeline.reporting import Reporter, Silent
 from rs_pipeline.run_folder import RunFolder, read_run
 from rs_pipeline.shared_grid import grow_grid
@@ -78,7 +78,8 @@ def compare_runs(
     comparison = Comparison(a, b, rules if rules is not None else Rules())
     key = comparison.key()
     there = read_changes(folder)
-    if there is not None and there["key"] == key and has_layers(folder, comparison.names.values()):
+    sizes = (there or {}).get("bytes", {})
+    if there is not None and there["key"] == key and has_layers(folder, comparison.names.values(), sizes.get(LAYERS, 0)):
         return {**there, "out": str(folder)}  # it may have been moved
     if there is not None and there["key"] != key and not overwrite:
         fix = "Choose another --out, or say --overwrite."
@@ -93,6 +94,7 @@ def compare_runs(
             "out": str(folder),
             "key": key,
             **found,
+            "bytes": sizes_of(aside, (LAYERS,)),
             "seconds": round(time.perf_counter() - start, 3),
         }
         with as_output_error(folder / SUMMARY):

@@ -462,10 +462,12 @@ def damage(path, how):
     if how == "a folder":
         path.mkdir()
     elif how != "gone":
-        path.write_bytes({"empty": b"", "cut short": content[: len(content) // 2], "noise": b"\x07" * 5000}[how])
+        path.write_bytes(
+            {"empty": b"", "cut short": content[: len(content) // 2], "cut at its end": content[:-100], "noise": b"\x07" * 5000}[how]
+        )
 
 
-@pytest.mark.parametrize("how", ["gone", "empty", "cut short", "noise", "a folder"])
+@pytest.mark.parametrize("how", ["gone", "empty", "cut short", "cut at its end", "noise", "a folder"])
 def test_a_comparison_whose_layers_are_damaged_is_done_again(tmp_path, how):
     runs = [write_run(tmp_path / name, labels) for name, labels in zip("ab", two(), strict=True)]
     before = compare_runs(*runs, rules=EXACT)
