@@ -20,8 +20,8 @@ from run_folder import scores_of
 
 from rs_pipeline import report
 from rs_pipeline.errors import OutputError, RasterError
-from rs_pipeline.raster import count_scores
 from rs_pipeline.report import page, shapes
+from rs_pipeline.report.histogram import count_scores
 from rs_pipeline.run import run
 
 NASTY = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>&amp;"

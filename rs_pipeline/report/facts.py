@@ -28,7 +28,7 @@ def sections(summary: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], sc
     Parameters
     ----------
     layers: as `shapes.pack_layers` gives them.
-    scores: (classes, 256) pixels by score, as `raster.count_scores` gives them.
+    scores: (classes, 256) pixels by score, as `histogram.count_scores` gives them.
     """
     classes = summary["classes"]
     return {

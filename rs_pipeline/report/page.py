@@ -15,8 +15,8 @@ from typing import Any
 
 from rs_pipeline.grid import Grid
 from rs_pipeline.quicklook import WebPicture
-from rs_pipeline.raster import count_scores
 from rs_pipeline.report import facts
+from rs_pipeline.report.histogram import count_scores
 from rs_pipeline.report.shapes import pack_layers, wanted_layers
 
 _LEAFLET = "xstatic/pkg/leaflet/data"
