@@ -14,16 +14,14 @@ import shapely
 from pyproj import CRS, Transformer
 
 from rs_pipeline.centre_lines import CentreLine, draw
-from rs_pipeline.classes import Class, ClassSet
+from rs_pipeline.classes import Class
 from rs_pipeline.geopackage import write_geopackage
 from rs_pipeline.grid import Grid
 from rs_pipeline.spool import GEOMETRY_COLUMN, Spool, as_output_error
 from rs_pipeline.styles import write_styles
 from rs_pipeline.vectorize import Features
-from rs_pipeline.vocabulary import Vocabulary
 
 LINES = "lines.gpkg"
-_NO_ALIASES = Vocabulary({})
 _POINT_BYTES = 120
 """Of a point of an outline: its share of the axis, and the polygon itself (`bench/centre_lines.py`)."""
 _CITY_POINTS_PER_M = 0.12
@@ -52,16 +50,6 @@ class LinesSummary:
     """Objects too wide in places for a line there (`medial_axis`)."""
     failed: int = 0
     """Objects without a line: their outline has no diagram."""
-
-
-def classes_as_lines(names: Sequence[str], classes: ClassSet, vocabulary: Vocabulary = _NO_ALIASES) -> list[Class]:
-    """The classes whose centre lines are asked for, by any of their names (`Vocabulary.find`).
-
-    Raises
-    ------
-    UsageError: one that the run does not look for.
-    """
-    return vocabulary.find(names, classes, "vectors.lines")
 
 
 def lines_bytes(grid: Grid) -> float:

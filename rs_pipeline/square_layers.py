@@ -13,7 +13,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from rs_pipeline.classes import Class, ClassSet
+from rs_pipeline.classes import Class
 from rs_pipeline.geopackage import write_geopackage
 from rs_pipeline.grid import Grid
 from rs_pipeline.moved_rows import rows_in_crs
@@ -21,7 +21,6 @@ from rs_pipeline.spool import GEOMETRY_COLUMN, Spool, as_output_error
 from rs_pipeline.squares import square_outlines
 from rs_pipeline.styles import class_style, write_styles
 from rs_pipeline.vectorize import Features
-from rs_pipeline.vocabulary import Vocabulary
 
 SQUARES = "squares.gpkg"
 _AT_ONCE = 10_000
@@ -46,16 +45,6 @@ class SquaresSummary:
     squared: int = 0
     """Others keep an outline of their own."""
     area_m2: float = 0.0
-
-
-def classes_as_squares(names: Sequence[str], classes: ClassSet, vocabulary: Vocabulary) -> list[Class]:
-    """The classes whose squared outlines are asked for, by any of their names (`Vocabulary.find`).
-
-    Raises
-    ------
-    UsageError: one that the run does not look for.
-    """
-    return vocabulary.find(names, classes, "vectors.square")
 
 
 def square_layer(name: str) -> str:

@@ -25,16 +25,15 @@ from rs_pipeline.groups import BandReader
 from rs_pipeline.inference import BatchResult
 from rs_pipeline.layer_tables import SceneFootprint
 from rs_pipeline.layers import Delivery, LayerSummary, write_layers
-from rs_pipeline.line_layers import LINES, classes_as_lines, write_lines
+from rs_pipeline.line_layers import LINES, write_lines
 from rs_pipeline.mosaic import ReadScores, blend_block, label_block
 from rs_pipeline.parallel import map_in_order
 from rs_pipeline.plan import RunPlan
 from rs_pipeline.raster import burn_mask
 from rs_pipeline.reporting import Reporter
 from rs_pipeline.reproject import read_crs
-from rs_pipeline.square_layers import SQUARES, classes_as_squares, write_squares
+from rs_pipeline.square_layers import SQUARES, write_squares
 from rs_pipeline.vectorize import Features, Outlines, polygonize, polygonize_coverage
-from rs_pipeline.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -203,7 +202,7 @@ def vectorize(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporte
 def trace_lines(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporter) -> None:
     """Trace the centre lines of the classes that were asked for, into `lines.gpkg`."""
     grid, settings = plan.job.plan.grid, plan.settings.vectors
-    chosen = classes_as_lines(settings.lines, plan.job.classes)
+    chosen = [c for c in plan.job.classes if c.name in settings.lines]
     if not chosen:
         return
     objects = _traced_again(plan, stitched, "lines", reporter)
@@ -215,10 +214,9 @@ def trace_lines(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Repor
 
 def square_objects(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporter) -> None:
     """Square the outlines of the classes that were asked for, into `squares.gpkg`."""
-    names = plan.settings.vectors.square
-    if not names:
+    chosen = [c for c in plan.job.classes if c.name in plan.settings.vectors.square]
+    if not chosen:
         return
-    chosen = classes_as_squares(names, plan.job.classes, load_vocabulary(plan.settings.vocabulary))
     objects = _traced_again(plan, stitched, "squares", reporter)
     for name, squares in write_squares(folder / SQUARES, plan.job.plan.grid, chosen, objects, _layers_crs(plan)).items():
         own = squares.count - squares.squared

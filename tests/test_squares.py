@@ -24,10 +24,9 @@ from rs_pipeline.config import load_settings
 from rs_pipeline.errors import ConfigError, OutputError, UsageError
 from rs_pipeline.plan import plan_run
 from rs_pipeline.run import run
-from rs_pipeline.square_layers import classes_as_squares, write_squares
+from rs_pipeline.square_layers import write_squares
 from rs_pipeline.squares import LEAST_IOU, square_outlines
 from rs_pipeline.vectorize import Outlines, polygonize
-from rs_pipeline.vocabulary import load_vocabulary
 
 CLASSES = ClassSet((Class(1, "building", ("building",), (155, 93, 229), 0.5), Class(2, "road", ("road",), (228, 87, 46), 0.3)))
 STEP = NORTH_UP.a
@@ -259,22 +258,6 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path):
     labels, _ = burnt(shapely.box(10, 10, 20, 20))
     with pytest.raises(OutputError, match="a writable file"):
         write_squares(tmp_path / "gone" / "squares.gpkg", grid_of(labels), CLASSES, polygonize(grid_of(labels), 2, reader(labels)))
-
-
-def test_names_are_classes_of_the_run_or_aliases_of_them():
-    vocabulary = load_vocabulary("default")
-
-    def chosen(names, classes):
-        return [item.name for item in classes_as_squares(names, vocabulary.class_set(classes), vocabulary)]
-
-    assert chosen(("buildings",), ("road", "building")) == ["building"]
-    assert chosen((" Building",), ("road", "building")) == ["building"]
-    assert chosen(("building",), ("road", "buildings")) == ["buildings"]
-    assert chosen(("house",), ("house", "building")) == ["house"], "a class of the run before what it is an alias of"
-    assert chosen(("house", "building"), ("building", "road")) == ["building"]
-    for names, came in ((("castle",), "castle beside road"), (("building", "road"), "building beside road")):
-        with pytest.raises(UsageError, match=came):
-            chosen(names, ("road",))
 
 
 def test_the_setting_is_a_set_of_names():

@@ -9,9 +9,7 @@ from test_cli import rs_seg
 
 from rs_pipeline.config import load_settings
 from rs_pipeline.errors import ConfigError, UsageError
-from rs_pipeline.line_layers import classes_as_lines
 from rs_pipeline.plan import plan_run
-from rs_pipeline.square_layers import classes_as_squares
 from rs_pipeline.vocabulary import Vocabulary, load_vocabulary, normal_name, resolve_vectors
 
 MINE = """
@@ -64,12 +62,11 @@ def test_an_entry_may_repeat_its_own_name(tmp_path):
     assert road.prompts == ("street",)
 
 
-@pytest.mark.parametrize("choose", [classes_as_lines, classes_as_squares])
-def test_a_class_is_found_by_any_of_its_names_whatever_it_was_asked_for_as(choose):
+def test_a_class_is_found_by_any_of_its_names_whatever_it_was_asked_for_as():
     vocabulary = load_vocabulary("default")
 
     def chosen(names, classes):
-        return [item.name for item in choose(names, vocabulary.class_set(classes), vocabulary)]
+        return [item.name for item in vocabulary.find(names, vocabulary.class_set(classes), "vectors.lines")]
 
     for asked in ("building", "buildings", "house", "Houses"):
         for named in ("building", "Buildings", " house ", "houses"):
@@ -77,16 +74,18 @@ def test_a_class_is_found_by_any_of_its_names_whatever_it_was_asked_for_as(choos
     assert chosen(["house"], ["building", "house"]) == ["house"], "the class so called before those that are alike"
     assert chosen(["buildings"], ["house", "water", "roof"]) == ["house", "roof"]
     assert chosen(["quay  Wall"], ["Quay wall"]) == ["quay wall"], "of no entry"
+    assert chosen(["house", "building"], ["building", "road"]) == ["building"]
     for names in (["castle"], ["building", "castle"]):
         with pytest.raises(UsageError, match=r"castle beside buildings, water"):
             chosen(names, ["buildings", "water"])
 
 
 def test_without_a_vocabulary_a_class_has_the_name_it_was_asked_for_as():
-    classes = Vocabulary({}).class_set(["Road", "water"])
-    assert [item.name for item in classes_as_lines(["ROAD"], classes)] == ["road"]
-    with pytest.raises(UsageError, match="street beside road, water"):
-        classes_as_lines(["street"], classes)
+    nothing = Vocabulary({})
+    classes = nothing.class_set(["Road", "water"])
+    assert [item.name for item in nothing.find(["ROAD"], classes, "vectors.lines")] == ["road"]
+    with pytest.raises(UsageError, match=r"vectors\.lines: .*street beside road, water"):
+        nothing.find(["street"], classes, "vectors.lines")
 
 
 def decisive(**vectors):
