@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -13,7 +12,7 @@ import pyarrow as pa
 
 from rs_pipeline.geopackage import write_geopackage
 from rs_pipeline.grid import Grid
-from rs_pipeline.spool import GEOMETRY_COLUMN, Spool, as_output_error
+from rs_pipeline.spool import GEOMETRY_COLUMN, GEOMETRY_FIELD, Spool, as_output_error, scratch_beside
 from rs_pipeline.styles import class_style, coverage_style, write_styles
 from rs_pipeline.vectorize import OBSERVED, Features
 
@@ -22,10 +21,9 @@ COVERAGE_LAYER = "coverage"
 COMPARED, NOT_COMPARED = "compared", "not compared"
 _COLOURS: dict[Change, tuple[int, int, int]] = {"gained": (0, 114, 178), "lost": (213, 94, 0)}
 """Blue and vermilion, which people who are colour-blind tell apart (Okabe & Ito, "Color universal design", 2008)."""
-_GEOMETRY = pa.field(GEOMETRY_COLUMN, pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
 _CHANGE_SCHEMA = pa.schema(
     [
-        _GEOMETRY,
+        GEOMETRY_FIELD,
         ("id", pa.int64()),
         ("class", pa.string()),
         ("change", pa.string()),
@@ -33,7 +31,7 @@ _CHANGE_SCHEMA = pa.schema(
         ("edge_not_compared", pa.float64()),
     ]
 )
-_COVERAGE_SCHEMA = pa.schema([_GEOMETRY, ("state", pa.string()), ("area_m2", pa.float64())])
+_COVERAGE_SCHEMA = pa.schema([GEOMETRY_FIELD, ("state", pa.string()), ("area_m2", pa.float64())])
 
 
 @dataclass(slots=True)
@@ -74,10 +72,8 @@ def write_change_layers(
     OutputError: the file cannot be written.
     """
     sums = {change_layer(name, change): Changed() for name in names.values() for change in changes}
-    with as_output_error(path):
-        folder = TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
-    with folder as scratch:
-        spool = Spool(Path(scratch))
+    with scratch_beside(path) as scratch:
+        spool = Spool(scratch)
         for layer in sums:
             spool.create(layer, _CHANGE_SCHEMA, geometry_type)
         spool.create(COVERAGE_LAYER, _COVERAGE_SCHEMA, "Polygon")

@@ -15,13 +15,12 @@ from shapely.geometry.base import BaseGeometry
 from rs_pipeline.classes import NOT_OBSERVED
 from rs_pipeline.grid import Grid
 from rs_pipeline.mending import polygon_parts
-from rs_pipeline.spool import GEOMETRY_COLUMN
+from rs_pipeline.spool import GEOMETRY_COLUMN, GEOMETRY_FIELD
 from rs_pipeline.vectorize import COVERAGE_STATES, Features
 
-_GEOMETRY = pa.field(GEOMETRY_COLUMN, pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
 CLASS_SCHEMA = pa.schema(
     [
-        _GEOMETRY,
+        GEOMETRY_FIELD,
         ("id", pa.int64()),
         ("class", pa.string()),
         ("area_m2", pa.float64()),
@@ -31,10 +30,10 @@ CLASS_SCHEMA = pa.schema(
         ("datetime", pa.timestamp("ms", tz="UTC")),
     ]
 )
-COVERAGE_SCHEMA = pa.schema([_GEOMETRY, ("state", pa.string()), ("area_m2", pa.float64())])
+COVERAGE_SCHEMA = pa.schema([GEOMETRY_FIELD, ("state", pa.string()), ("area_m2", pa.float64())])
 SCENES_SCHEMA = pa.schema(
     [
-        _GEOMETRY,
+        GEOMETRY_FIELD,
         ("id", pa.string()),
         ("datetime", pa.timestamp("ms", tz="UTC")),
         ("gsd_m", pa.float64()),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -30,7 +28,7 @@ from rs_pipeline.layer_tables import (
     scenes_table,
 )
 from rs_pipeline.moved_rows import rows_in_crs
-from rs_pipeline.spool import GEOMETRY_COLUMN, LayerRows, Spool, as_output_error
+from rs_pipeline.spool import GEOMETRY_COLUMN, LayerRows, Spool, as_output_error, scratch_beside
 from rs_pipeline.styles import class_style, coverage_style, scenes_style, write_styles
 from rs_pipeline.vector_formats import file_names, write_vector_file
 from rs_pipeline.vectorize import COVERAGE_STATES, OBSERVED, UNOBSERVED, Features
@@ -98,7 +96,7 @@ def write_layers(
         raise OutputError("a new file for the layers", f"{path}, which exists", "Choose another output folder.")
     check_layer_names(classes)
     tally = _Tally(len(classes))
-    with _scratch_beside(path) as scratch:
+    with scratch_beside(path) as scratch:
         with as_output_error(path):
             spool = _empty_layers(scratch, classes, geometry_type)
         columns = scene_columns(scenes)
@@ -162,14 +160,6 @@ def _styles(classes: ClassSet, summaries: Mapping[str, LayerSummary]) -> dict[st
     styles[COVERAGE_LAYER] = coverage_style("state", COVERAGE_STATES[OBSERVED], COVERAGE_STATES[UNOBSERVED])
     styles[SCENES_LAYER] = scenes_style()
     return styles
-
-
-@contextmanager
-def _scratch_beside(path: Path) -> Iterator[Path]:
-    with as_output_error(path):
-        folder = TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
-    with folder:
-        yield Path(folder.name)
 
 
 class _Tally:

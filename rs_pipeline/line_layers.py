@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -17,7 +16,7 @@ from rs_pipeline.centre_lines import CentreLine, draw
 from rs_pipeline.classes import Class
 from rs_pipeline.geopackage import write_geopackage
 from rs_pipeline.grid import Grid
-from rs_pipeline.spool import GEOMETRY_COLUMN, Spool, as_output_error
+from rs_pipeline.spool import GEOMETRY_COLUMN, GEOMETRY_FIELD, Spool, as_output_error, scratch_beside
 from rs_pipeline.styles import write_styles
 from rs_pipeline.vectorize import Features
 
@@ -29,7 +28,7 @@ _CITY_POINTS_PER_M = 0.12
 _WIDEST_TILE_BYTES = 300e6
 _SCHEMA = pa.schema(
     [
-        pa.field(GEOMETRY_COLUMN, pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"}),
+        GEOMETRY_FIELD,
         ("class", pa.string()),
         ("object", pa.int64()),
         ("length_m", pa.float64()),
@@ -87,9 +86,8 @@ def write_lines(
     moving = Transformer.from_crs(grid.crs, crs, always_xy=True) if crs is not None and crs != grid.crs else None
     with as_output_error(path):
         path.unlink(missing_ok=True)
-        folder = TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
-    with folder as scratch:
-        spool = Spool(Path(scratch))
+    with scratch_beside(path) as scratch:
+        spool = Spool(scratch)
         for name in sums:
             spool.create(line_layer(name), _SCHEMA, "LineString")
         for batch in features:

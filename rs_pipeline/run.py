@@ -23,6 +23,7 @@ from rs_pipeline.products import REPORT, amend, is_whole, sizes_of, staged, writ
 from rs_pipeline.raster_looks import write_looks
 from rs_pipeline.records import RunRecord
 from rs_pipeline.reporting import Reporter, Silent
+from rs_pipeline.run_folder import read_run
 from rs_pipeline.square_layers import SQUARES
 from rs_pipeline.stages import Inference, Stitched, infer_tiles, square_objects, stitch, trace_lines, vectorize
 from rs_pipeline.vector_formats import file_names
@@ -78,6 +79,10 @@ def is_complete(plan: RunPlan) -> bool:
     """True where the run folder holds this very run with no failed tile."""
     done = plan.existing
     if done is None or done["tiles"]["failed"]:
+        return False
+    try:
+        read_run(plan.out)
+    except OutputError:  # who reads it back is told to run again
         return False
     return is_whole(plan.out, {**done, "files": [name for name in done["files"] if name != REPORT]})  # that is drawn again alone
 

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import pyarrow as pa
@@ -14,6 +15,8 @@ from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldE
 from rs_pipeline.errors import OutputError
 
 GEOMETRY_COLUMN = "geometry"
+GEOMETRY_FIELD = pa.field(GEOMETRY_COLUMN, pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
+"""Of every schema: WKB."""
 _BATCH_BYTES = 2**20
 _TABLE_BYTES = 8192
 """What a table takes at the least, however few its rows."""
@@ -105,6 +108,20 @@ class Spool:
         for layer in self._layers.values():
             layer.close()
         return self._layers
+
+
+@contextmanager
+def scratch_beside(path: Path) -> Iterator[Path]:
+    """A folder for what a file is made of, on its disk, that goes away in the end.
+
+    Raises
+    ------
+    OutputError: there is no room for it.
+    """
+    with as_output_error(path):
+        folder = TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
+    with folder:
+        yield Path(folder.name)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,7 @@ from rs_pipeline.classes import Class
 from rs_pipeline.geopackage import write_geopackage
 from rs_pipeline.grid import Grid
 from rs_pipeline.moved_rows import rows_in_crs
-from rs_pipeline.spool import GEOMETRY_COLUMN, Spool, as_output_error
+from rs_pipeline.spool import GEOMETRY_COLUMN, GEOMETRY_FIELD, Spool, as_output_error, scratch_beside
 from rs_pipeline.squares import square_outlines
 from rs_pipeline.styles import class_style, write_styles
 from rs_pipeline.vectorize import Features
@@ -27,7 +26,7 @@ _AT_ONCE = 10_000
 """Objects that are squared together: some 50 MB."""
 _SCHEMA = pa.schema(
     [
-        pa.field(GEOMETRY_COLUMN, pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"}),
+        GEOMETRY_FIELD,
         ("class", pa.string()),
         ("object", pa.int64()),
         ("area_m2", pa.float64()),
@@ -77,9 +76,8 @@ def write_squares(
     sums = {item.name: SquaresSummary() for item in classes}
     with as_output_error(path):
         path.unlink(missing_ok=True)
-        folder = TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
-    with folder as scratch:
-        spool = Spool(Path(scratch))
+    with scratch_beside(path) as scratch:
+        spool = Spool(scratch)
         with as_output_error(path):
             for name in sums:
                 spool.create(square_layer(name), _SCHEMA, "Polygon")

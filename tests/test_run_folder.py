@@ -14,6 +14,7 @@ from rs_pipeline.plan import plan_run
 from rs_pipeline.products import amend
 from rs_pipeline.reporting import Silent
 from rs_pipeline.run import run
+from rs_pipeline.run_folder import read_run
 
 
 class Notes(Silent):
@@ -66,6 +67,20 @@ def test_a_damaged_manifest_is_told_of_and_overwrite_mends_it(make_scene, settin
     again = run(settings.model_copy(update={"overwrite": True}))
     assert json.loads(manifest.read_text())["finished"] == again["finished"]
     assert again["run_key"] == first["run_key"]
+
+
+@pytest.mark.parametrize("lost", ["plan", "model", "grid"])
+def test_a_run_that_cannot_be_read_back_is_made_again_by_the_same_command(make_scene, settings_for, lost):
+    settings = settings_for(make_scene())
+    first = run(settings)
+    manifest = Path(first["out"]) / "run.json"
+    data = json.loads(manifest.read_text())
+    del (data["plan"] if lost == "grid" else data)[lost]
+    manifest.write_text(json.dumps(data))
+    with pytest.raises(OutputError, match="run again"):
+        read_run(Path(first["out"]))
+    assert run(settings)["tiles"]["computed"] == 0
+    assert read_run(Path(first["out"])).manifest["plan"] == json.loads(json.dumps(first["plan"]))
 
 
 def add_files(folder):
