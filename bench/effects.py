@@ -1,6 +1,9 @@
 """What each refinement does to rs-tiny's accuracy: the table of the model card.
 
-    python bench/effects.py --data ../shared/data [--presets none,smooth,…] [--places dubai,banepa,chesapeake] [--json]
+    python bench/effects.py --data ../shared/data [--presets none,smooth,…] [--places dubai,banepa,chesapeake] [--model FOLDER] [--json]
+
+A preset may carry settings after a plus: `none+scoring.tta.flips=true` is the plain model with test-time augmentation, and
+`none+scoring.calibrated=false` the one without its calibration.
 
 Mean IoU of the plain model on three places, and each preset's difference to it with a paired 95 % bootstrap interval over the
 images, all through `rs-seg evaluate`'s own path. Dubai: Tile 7, which training never saw. Banepa: the drone chips of the
@@ -45,7 +48,7 @@ def dubai(data: Path, _scratch: Path) -> Dataset:
 def banepa(data: Path, scratch: Path) -> Dataset:
     """The chips of the held-out quarter, cut out of the mosaic that was stretched as a whole."""
     folder, number = _pairs(scratch, {CLASSES.index("building"): "building", NOT_BUILDING: "background", IGNORE: "ignore"}, CHIP_GSD_M), 0
-    for scene in read_banepa(data, held_out=True):
+    for scene in read_banepa(data, "test"):
         for top in range(0, scene.codes.shape[0], CHIP_PX):
             for left in range(0, scene.codes.shape[1], CHIP_PX):
                 chip = np.s_[top : top + CHIP_PX, left : left + CHIP_PX]
@@ -83,15 +86,17 @@ def _write(folder: Path, name: str, image: np.ndarray, codes: np.ndarray) -> Non
     Image.fromarray(codes).save(folder / "masks" / f"{name}.png")
 
 
-def effects(place: str, data: Path, presets: list[str]) -> dict[str, Any]:
-    """The report of `rs-seg evaluate --compare` on one place."""
+def effects(place: str, data: Path, presets: list[str], model: Path | None = None) -> dict[str, Any]:
+    """The report of `rs-seg evaluate --compare` on one place; `model` is a weights folder, None the shipped one."""
     find, classes, flags = PLACES[place]
     with TemporaryDirectory(prefix="rs-seg-effects-") as scratch:
         dataset = find(data, Path(scratch))
         check_pairs(dataset)
         evaluations = {}
         for preset in presets:
-            settings = load_settings(flags={"refine.preset": preset, "device": "cpu", "workers.cluster": "in-process", **flags})
+            name, *sets = preset.split("+")
+            own = {"refine.preset": name, "device": "cpu", "workers.cluster": "in-process", **flags}
+            settings = load_settings(None, own | ({"model": str(model)} if model is not None else {}), sets)
             evaluations[preset] = evaluate(dataset, settings, class_set(dataset.layout, classes), Silent())
         return describe(dataset, {"place": place}, evaluations)
 
@@ -102,11 +107,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--places", default=",".join(PLACES))
+    parser.add_argument("--model", type=Path, help="weights folder; the shipped one if left out")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     presets = args.presets.split(",")
     warnings.simplefilter("ignore")  # of images without a georeference: they get one
-    reports = {place: effects(place, args.data, presets) for place in args.places.split(",")}
+    reports = {place: effects(place, args.data, presets, args.model) for place in args.places.split(",")}
     print("| refinement | " + " | ".join(f"{place} ({report['images']} images)" for place, report in reports.items()) + " |")
     print("|---|" + "---|" * len(reports))
     for preset in presets:

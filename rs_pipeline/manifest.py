@@ -46,6 +46,8 @@ class Outcome:
     """By stage."""
     files: list[str]
     """Names of the products."""
+    notes: list[str]
+    """What the user should know of it."""
 
 
 def describe_run(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def describe_run(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
         "workers": {"kind": plan.crew.kind, "count": plan.crew.count},
         "versions": {"python": platform.python_version(), "gdal": gdal_version()} | {name: version(name) for name in _LIBRARIES},
         "files": sorted(outcome.files),
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *outcome.notes],
         "seconds": outcome.seconds,
     }
 

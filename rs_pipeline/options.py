@@ -14,6 +14,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Scale = Annotated[float, Field(ge=0.25, le=4)]
 
 TokenPlace = Literal["backbone", "encoder"]
 """Tokens of the image, once for all prompts; or tokens of image and prompt, after the DETR encoder."""
@@ -140,6 +141,19 @@ class RefineSettings(Section):
         return not set(self.active).isdisjoint(GUIDED)
 
 
+class TtaSettings(Section):
+    """Test-time augmentation: the mean of a tile's scores at several sizes and mirrored; one scale of 1 and no flips is the tile itself."""
+
+    scales: Annotated[tuple[Scale, ...], Field(min_length=1)]
+    flips: bool
+
+    @model_validator(mode="after")
+    def _each_scale_once(self) -> Self:
+        if len(set(self.scales)) != len(self.scales):
+            raise ValueError(f"each scale once, got {', '.join(f'{scale:g}' for scale in self.scales)}")
+        return self
+
+
 class ScoringSettings(Section):
     """From logits to class probabilities (METHODS.md section 0)."""
 
@@ -150,6 +164,8 @@ class ScoringSettings(Section):
     query_threshold: Share
     top_queries: Count
     geometry_token: bool
+    calibrated: bool | None
+    tta: TtaSettings
 
 
 class ModelOptions(Section):

@@ -34,6 +34,7 @@ from rs_pipeline.reproject import check_place, read_crs
 from rs_pipeline.scene_reader import CACHE_BYTES
 from rs_pipeline.segmenter import ModelInfo, check_refinements, check_vocabulary, find_provider
 from rs_pipeline.tiles import TilePlan
+from rs_pipeline.unfamiliar import describe_unfamiliar
 from rs_pipeline.vector_formats import check_formats, check_formats_at
 from rs_pipeline.vocabulary import load_vocabulary, resolve_vectors
 from rs_pipeline.workers import Crew, choose_crew
@@ -134,8 +135,8 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
         _check_rooms(out, base, estimate, what)
     weights, code = info.weights_sha256, info.code_version
     job = Job(base, plan, prepared, classes, settings.model, weights, code, options, crew.threads)
-    refinement_notes = _refinement_notes(options, classes)
-    notes = (*(aoi.notes if aoi else ()), *scene_notes, *([crs_note] if crs_note else []), *gsd_notes, *radiometry_notes, *refinement_notes)
+    word_notes = [*describe_unfamiliar(info, classes), *_refinement_notes(options, classes)]
+    notes = (*(aoi.notes if aoi else ()), *scene_notes, *([crs_note] if crs_note else []), *gsd_notes, *radiometry_notes, *word_notes)
     return RunPlan(settings, job, find_work(job), info, crew, tiles, out, run_key, existing, estimate, notes)
 
 
@@ -274,7 +275,8 @@ def _estimate(plan: TilePlan, tiles: int, classes: ClassSet, info: ModelInfo, cr
     context_px = min(plan.tile_px, grid.height) * min(plan.tile_px, grid.width)
     covered_px = min(tiles * plan.stride_px**2, grid.height * grid.width)
     block_px = min(settings.vectors.block_px**2, grid.height * grid.width)
-    batch = (settings.workers.batch_size or MAX_BATCH) * context_px * (info.bytes_per_px + 16 * len(classes))
+    enlarged = max(1.0, *settings.scoring.tta.scales) ** 2
+    batch = (settings.workers.batch_size or MAX_BATCH) * context_px * enlarged * (info.bytes_per_px + 16 * len(classes))
     workers = crew.count * (_PROCESS_BYTES + info.weights_bytes + CACHE_BYTES + batch)
     lines = lines_bytes(grid) if settings.vectors.lines else 0
     memory = workers + block_px * (bands * 8 + 24) + lines

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rs_pipeline import manifest
+from rs_pipeline.classes import NOT_OBSERVED
 from rs_pipeline.cog import BlockRaster
 from rs_pipeline.config import RunSettings
 from rs_pipeline.errors import OutputError, StoreError
@@ -26,6 +27,7 @@ from rs_pipeline.reporting import Reporter, Silent
 from rs_pipeline.run_folder import read_run
 from rs_pipeline.square_layers import SQUARES
 from rs_pipeline.stages import Inference, Stitched, infer_tiles, square_objects, stitch, trace_lines, vectorize
+from rs_pipeline.unfamiliar import describe_not_found
 from rs_pipeline.vector_formats import file_names
 from rs_pipeline.workers import open_client
 
@@ -66,6 +68,9 @@ def execute(plan: RunPlan, reporter: Reporter, do: Callable[[str, Callable[[], A
         reporter.note(note)
     if is_complete(plan) and plan.existing is not None:
         reporter.note(f"{plan.out} holds this very run already")
+        for note in plan.existing["notes"]:
+            if note not in plan.notes and not note.startswith(_NO_REPORT):
+                reporter.note(note)
         return _with_report(plan, {**plan.existing, "out": str(plan.out)}, reporter)  # it may have been moved
     with Execution(plan, reporter) as execution:
         do("infer", execution.infer)
@@ -202,7 +207,10 @@ class Execution:
             write_looks(self._folder / "labels.tif", plan.job.classes)
         self._scratch.close()
         check_unchanged(plan.job)
-        outcome = manifest.Outcome(asdict(self._tiles), stitched.pixels, self._layers, self._clock.seconds, self._files())
+        notes = describe_not_found(plan.info, plan.job.classes, stitched.highest) if stitched.pixels[:NOT_OBSERVED].any() else []
+        for note in notes:
+            self._reporter.note(note)
+        outcome = manifest.Outcome(asdict(self._tiles), stitched.pixels, self._layers, self._clock.seconds, self._files(), notes)
         summary = manifest.describe_run(plan, outcome)
         if plan.settings.report:
             self._add_report(summary)

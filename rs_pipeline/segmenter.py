@@ -50,6 +50,10 @@ class ModelInfo:
     """Refinement steps it can do (`rs_pipeline.options.Step`)."""
     fuller_model: str | None = None
     """The full model to name when a word is unknown."""
+    trained_on: tuple[str, ...] | None = None
+    """The classes it was trained to find, where it takes any text but was not trained on any."""
+    trained_words: tuple[str, ...] = ()
+    """Nouns that these classes went by in training, in lower case: "lagoon", "apartment block"."""
     code_version: int = 1
     """Raised whenever the same weights give other scores than before: tiles of another version are not used."""
     classes_apart: bool = False

@@ -66,6 +66,8 @@ class Stitched:
     """Count of pixels of the AOI by label, 0…255."""
     sources: NDArray[np.int64]
     """Count of pixels by index of the scene they were taken from, 0…255; 255 none."""
+    highest: NDArray[np.uint8]
+    """(classes,) highest score of each, 0…254, anywhere in the AOI."""
 
 
 def infer_tiles(plan: RunPlan, client: Client | None, reporter: Reporter) -> Inference:
@@ -130,6 +132,7 @@ def stitch(plan: RunPlan, folder: Path, scratch: ExitStack, reporter: Reporter) 
         raster("details", 2, Look(NOT_OBSERVED, ("scene", "score"), {}, smooth=True)),
         np.zeros(256, np.int64),
         np.zeros(256, np.int64),
+        np.zeros(len(classes), np.uint8),
     )
     read, blocks = BandReader(plan.work), list(_blocks(plan))
     reporter.stage("stitch", len(blocks))
@@ -140,6 +143,7 @@ def stitch(plan: RunPlan, folder: Path, scratch: ExitStack, reporter: Reporter) 
             stitched.details.write(window, block.details)
             stitched.pixels[:] += block.pixels
             stitched.sources[:] += block.sources
+            np.maximum(stitched.highest, block.highest, out=stitched.highest)
         reporter.advance(1)
     return stitched
 
@@ -152,6 +156,7 @@ class _StitchedBlock(NamedTuple):
     details: NDArray[np.uint8]
     pixels: NDArray[np.int64]
     sources: NDArray[np.int64]
+    highest: NDArray[np.uint8]
 
 
 def _stitch_block(plan: RunPlan, read: ReadScores, window: Window) -> _StitchedBlock | None:
@@ -167,7 +172,8 @@ def _stitch_block(plan: RunPlan, read: ReadScores, window: Window) -> _StitchedB
     # A label is the class that scores highest.
     details = np.stack([sources, scores.max(axis=0)])
     pixels, taken = (np.bincount(values, minlength=256) for values in (labels[inside], sources.ravel()))
-    return _StitchedBlock(labels, scores, details, pixels, taken)
+    highest = np.where(scores == NOT_OBSERVED, np.uint8(0), scores).max(axis=(1, 2))
+    return _StitchedBlock(labels, scores, details, pixels, taken, highest)
 
 
 def vectorize(plan: RunPlan, stitched: Stitched, folder: Path, reporter: Reporter) -> dict[str, LayerSummary]:

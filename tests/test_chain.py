@@ -6,11 +6,11 @@ import torch
 from rs_model import chain as chain_module
 from rs_model.architecture import Architecture
 from rs_model.chain import TOKEN_STEPS, Chain
+from rs_model.phrases import build_tokenizer
 from rs_model.refine.gates import QueryGate, save_query_gate
 from rs_model.segmenter import PromptedSegmenter
 from rs_model.stages import decode, fuse
 from rs_model.tiny import TinySam3
-from rs_model.words import Tokenizer, known_words
 from small_sam3 import small_full
 from torch.nn import functional as F
 
@@ -41,7 +41,7 @@ class FakeClip:
 def tiny():
     torch.manual_seed(1)
     size = Architecture(width=16, heads=2, intermediate=32, text_layers=1, encoder_layers=1, decoder_layers=2, queries=4)
-    return TinySam3(size, Tokenizer(known_words())).eval()
+    return TinySam3(size, build_tokenizer()).eval()
 
 
 @pytest.fixture(scope="module", params=["rs-tiny", "sam3"])

@@ -6,10 +6,13 @@ import json
 import open_clip
 import pytest
 import torch
-from rs_model.clip import OVERHEAD_TEMPLATES, DenseClip, load_dense_clip, proxy_weights
+from rs_model.clip import OWN, SHIPPED_CLIP, build_clip, load_dense_clip
+from rs_model.clip_captions import CONTEXT, END, PAD, train_tokenizer
+from rs_model.clip_dense import OVERHEAD_TEMPLATES, DenseClip, proxy_weights
 from rs_model.refine.clip_fusion import CONTRAST, agreement, class_prior, cosines, fuse_loglinear, resample_tokens
+from rs_model.weights import CONFIG, WEIGHTS, write_weights
 from run_folder import scores_of
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from rs_pipeline.errors import SegmenterError
@@ -440,6 +443,106 @@ def test_a_checkpoint_that_would_run_code_is_refused(config, tmp_path):
     torch.save({"state_dict": Harmful()}, path)
     refused(str(path), call=lambda: load_dense_clip(config, str(path), 64, "sclip", CPU))
     assert not (tmp_path / "made").exists()
+
+
+# The small CLIP
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A weights folder of rs-clip with random weights, as training writes it."""
+    torch.manual_seed(5)
+    tokenizer = train_tokenizer()
+    text = {"context_length": CONTEXT, "vocab_size": tokenizer.get_vocab_size(), "width": 32, "heads": 2, "layers": 1}
+    sizes = {"embed_dim": 32, "vision_cfg": VISION | {"pool_type": "avg"}, "text_cfg": text | {"pool_type": "eos", "eos_id": END}}
+    config = {"model_type": OWN, "model_cfg": sizes, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    folder = tmp_path_factory.mktemp("own") / "weights"
+    write_weights(folder, config | {"tokenizer": tokenizer.to_str()}, {n: t.half() for n, t in build_clip(sizes, 64).state_dict().items()})
+    return folder
+
+
+def load_own(folder, image_px=64, attention="sclip"):
+    return load_dense_clip(OWN, str(folder / WEIGHTS), image_px, attention, CPU)
+
+
+def test_a_weights_folder_of_the_small_clip_is_found_by_its_file_and_gives_what_its_tower_gives(own):
+    clip = load_own(own)
+    saved = load_file(own / WEIGHTS)
+    assert all(torch.equal(tensor, saved[name].float()) for name, tensor in clip.model.state_dict().items())
+    images = pictures()
+    last = clip.model.visual.transformer.resblocks[-1](clip.last_block_input(images))
+    whole = (clip.model.visual.ln_post(last[:, 1:]) @ clip.model.visual.proj).mean(1)
+    assert torch.allclose(clip.model.encode_image((images - 0.5) / 0.25), whole, atol=1e-5)
+    assert load_own(own, image_px=96).features(images).shape == (2, 6, 6, 32)
+
+
+def test_a_text_of_the_small_clip_is_read_at_its_end_token_however_short(own):
+    clip = load_own(own)
+    ids = clip.tokenizer(["road", "a high resolution satellite photo of bare ground", "zebra " * 40])
+    assert ids.shape == (3, CONTEXT)
+    ends = (ids == END).int()
+    assert ends.sum(1).tolist() == [1, 1, 1], "a text that is too long is cut, and still ends"
+    with torch.no_grad():
+        found = clip.model.encode_text(ids[:1])
+        changed = ids[:1].clone()
+        changed[0, int(ends[0].argmax()) + 1 :] = 7
+        assert torch.allclose(clip.model.encode_text(changed), found, atol=1e-6), "what follows the end is not looked at"
+        assert not torch.allclose(clip.model.encode_text(ids[1:2]), found, atol=1e-3)
+    assert (ids[0, int(ends[0].argmax()) + 1 :] == PAD).all()
+
+
+@pytest.mark.parametrize("damage", ["no config", "another model", "junk", "another size", "no tokenizer", "no sizes"])
+def test_a_damaged_folder_of_the_small_clip_is_one_clear_line(own, tmp_path, damage):
+    config, tensors = json.loads((own / CONFIG).read_text()), load_file(own / WEIGHTS)
+    changes = {"another model": {"model_type": "rs-tiny"}, "no tokenizer": {"tokenizer": "{}"}, "no sizes": {"model_cfg": {}}}
+    folder = tmp_path / "weights"
+    write_weights(folder, config | changes.get(damage, {}), tensors | ({"visual.proj": torch.zeros(3)} if damage == "another size" else {}))
+    if damage == "no config":
+        # Without one beside it, it is a file of weights like any other, of the usual model.
+        (folder / CONFIG).unlink()
+    if damage == "junk":
+        (folder / WEIGHTS).write_bytes(b"junk" * 50)
+    refused(str(folder), call=lambda: load_own(folder))
+
+
+def test_an_image_size_that_the_small_clips_patches_do_not_fill_is_refused(own):
+    refused("70 px", "image_px=64", call=lambda: load_own(own, image_px=70))
+
+
+def test_weights_named_without_a_model_are_those_of_the_usual_one(monkeypatch):
+    asked = []
+    monkeypatch.setattr(open_clip, "download_pretrained", asked.append)
+    monkeypatch.setattr(open_clip, "create_model", lambda name, **_: asked.append(name) or (_ for _ in ()).throw(RuntimeError("enough")))
+    refused("ViT-B-16", "enough", call=lambda: load_dense_clip(OWN, "laion2b_s34b_b88k", 448, "sclip", CPU))
+    assert asked[1] == "ViT-B-16"
+
+
+def test_the_shipped_small_clip_is_small_and_tells_the_classes_of_its_captions_apart():
+    assert sum(path.stat().st_size for path in SHIPPED_CLIP.iterdir()) <= 6e6
+    clip = load_dense_clip(OWN, None, 448, "sclip", CPU)
+    names = ("building", "land", "road", "vegetation", "water")
+    synonyms = ("houses", "bare soil", "highway", "forest", "lake")
+    assert (clip.encode_texts(synonyms) @ clip.encode_texts(names).T).argmax(1).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("sets", [(), ("refine.clip.fusion=proxy", "refine.clip.gate=true")], ids=["plain", "proxy, gated"])
+def test_the_preset_clip_runs_without_a_network(make_scene, settings_for, tmp_path, monkeypatch, sets):
+    def no_network(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.socket.connect", no_network)
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    scene = make_scene()
+
+    def scores(name, *more):
+        out = tmp_path / name
+        given = ["tile_px=96", f"refine.preset={name}", *more]
+        run(settings_for(scene, sets=given, model="rs-tiny", classes=("road", "water"), out=str(out)))
+        return scores_of(out).astype(int)
+
+    plain, constrained = scores("none"), scores("clip", *sets)
+    assert abs(plain - constrained).max() > 2
+    assert (constrained != 255).all()
 
 
 GATED = ("refine.clip.fusion=proxy", "refine.clip.gate=true", "refine.clip.contrast=[sky]")

@@ -29,6 +29,9 @@ def plan_of(make_scene, settings_for):
         ["dtype=bfloat16"],
         ["scoring.presence_power=2"],
         ["scoring.top_queries=3"],
+        ["scoring.calibrated=false"],
+        ["scoring.tta.flips=true"],
+        ["scoring.tta.scales=[1, 0.5]"],
         ["device=cuda"],
     ],
 )

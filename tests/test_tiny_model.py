@@ -11,14 +11,15 @@ import pytest
 import torch
 from rs_model.architecture import Architecture
 from rs_model.chain import Chain
+from rs_model.labels import CLASSES
 from rs_model.loading import load_segmenter
+from rs_model.phrases import build_tokenizer
 from rs_model.provider import tiny_provider
 from rs_model.scores import Instances, best_queries, class_probability, word_probability
 from rs_model.segmenter import PromptedSegmenter, find_device
 from rs_model.stages import Prompts, decode, embed_pixels, fuse, mask_logits, score, semantic_logits
 from rs_model.tiny import TinySam3, load_tiny
 from rs_model.weights import CONFIG, SHIPPED, WEIGHTS, weights_digest
-from rs_model.words import SYNONYMS, Tokenizer, known_words
 from torch.nn import functional as F
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
@@ -26,6 +27,7 @@ from rs_pipeline.classes import Class, ClassSet
 from rs_pipeline.config import load_settings
 from rs_pipeline.errors import SegmenterError
 from rs_pipeline.segmenter import check_vocabulary, find_provider
+from rs_pipeline.unfamiliar import describe_unfamiliar
 
 PLAIN = load_settings(sets=["device=cpu", "refine.preset=none"]).options
 SMALL = Architecture(width=16, heads=2, intermediate=32, text_layers=1, encoder_layers=1, decoder_layers=1, queries=4)
@@ -43,7 +45,7 @@ def tiles(count, height, width, seed=0):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer(known_words())
+    return build_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -107,19 +109,6 @@ def test_padding_does_not_change_a_prompt(model, tokenizer):
     assert mask.sum() == 3
     assert torch.allclose(fuse(model.head, pyramid, prompts).tokens, fuse(model.head, pyramid, shorter).tokens, atol=1e-5)
     assert ids[0, 3:].eq(0).all()
-
-
-@pytest.mark.parametrize("prompt", ["", "   ", "road road road road road road road", "unicorn"])
-def test_the_tokenizer_refuses_what_it_cannot_encode(tokenizer, prompt):
-    with pytest.raises(SegmenterError):
-        tokenizer.encode([prompt])
-
-
-def test_every_training_phrase_can_be_encoded(tokenizer):
-    phrases = [phrase for group in SYNONYMS.values() for phrase in group]
-    ids, mask = tokenizer.encode(phrases)
-    assert len({tuple(row) for row in ids}) == len(phrases)
-    assert mask.sum(1).tolist() == [len(phrase.split()) + 2 for phrase in phrases]
 
 
 def test_presence_is_applied_once():
@@ -237,16 +226,21 @@ def test_the_shipped_folder_is_small_and_described():
     assert sum(f.stat().st_size for f in SHIPPED.iterdir()) < 12e6
     info = tiny_provider(None).info()
     assert info.weights_sha256 == weights_digest(SHIPPED)
-    assert {"road", "water", "building", "tree"} <= set(info.vocabulary)
+    assert info.vocabulary is None
+    assert info.trained_on == CLASSES
+    assert {"road", "water", "building", "tree"} <= set(info.trained_words)
     assert info.gsd_range_m[0] <= info.gsd_m <= info.gsd_range_m[1]
     assert find_provider("rs-tiny").info() == info
     assert find_provider(str(SHIPPED)).info() == info
 
 
 @shipped
-def test_an_unknown_word_is_named_with_the_fuller_model():
-    with pytest.raises(SegmenterError, match=r"'unicorn'.*SAM 3"):
-        check_vocabulary(tiny_provider(None).info(), class_set(("road",), ("unicorn",)))
+def test_an_unknown_word_is_taken_and_named_with_the_fuller_model():
+    info, classes = tiny_provider(None).info(), class_set(("road",), ("unicorn",), ("stone farmhouses", "houses"))
+    check_vocabulary(info, classes)
+    (note,) = describe_unfamiliar(info, classes)
+    assert note.startswith("'unicorn', 'stone farmhouses': rs-tiny was trained on building, land, road, vegetation, water")
+    assert "SAM 3 (--model sam3) takes any text" in note
 
 
 @shipped

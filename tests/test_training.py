@@ -11,17 +11,18 @@ from PIL import Image
 from rs_model import score, train
 from rs_model.augment import cut, disturb, turn
 from rs_model.checkpoint import NAME, read_state
-from rs_model.labels import CLASSES, IGNORE, MEANING, NO, NOT_BUILDING, SEALED, UNKNOWN, YES
-from rs_model.losses import choice_loss, mask_loss, presence_of, targets_of, total_loss
+from rs_model.dense import DenseHead
+from rs_model.labels import CLASSES, DRY, IGNORE, MEANING, NO, NOT_BUILDING, SEALED, UNKNOWN, YES
+from rs_model.losses import choice_loss, dense_loss, mask_loss, presence_of, targets_of, total_loss
 from rs_model.mixture import read_mixture
 from rs_model.provider import tiny_provider
 from rs_model.recipe import read_recipe
 from rs_model.scenes import (
     BANEPA_EAST_X,
+    BANEPA_QUARTERS,
     BANEPA_SOUTH_Y,
     DUBAI_COLOURS,
-    DUBAI_HELD_OUT_TILE,
-    DUBAI_TRAIN_TILES,
+    DUBAI_TILES,
     Scene,
     dubai_codes,
     read_banepa,
@@ -29,6 +30,7 @@ from rs_model.scenes import (
     read_dubai,
     stretch,
 )
+from rs_model.spectral import label, read_spectral
 from rs_model.train import Run, one_cycle
 
 from rs_pipeline.errors import ConfigError, TrainingError
@@ -42,19 +44,20 @@ building, land, road, vegetation, water = range(5)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A Dubai-shaped folder of noise whose held-out tile cannot be read at all."""
+    """A Dubai-shaped folder of noise whose tiles that do not train cannot be read at all."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(3)
     colours = np.array([*DUBAI_COLOURS, (155, 155, 155)], np.uint8)
-    for tile in (*DUBAI_TRAIN_TILES, DUBAI_HELD_OUT_TILE):
+    for tile in (tile for tiles in DUBAI_TILES.values() for tile in tiles):
         for kind in ("images", "masks"):
             (root / "dubai_mbrsc" / f"Tile {tile}" / kind).mkdir(parents=True)
         folder = root / "dubai_mbrsc" / f"Tile {tile}"
         mask = colours[np.kron(rng.integers(0, 6, (5, 6)), np.ones((20, 20), int))]
         Image.fromarray(mask).save(folder / "masks" / "image_part_001.png")
         Image.fromarray(mask // 2 + rng.integers(0, 90, mask.shape, np.uint8)).save(folder / "images" / "image_part_001.jpg")
-    for path in (root / "dubai_mbrsc" / f"Tile {DUBAI_HELD_OUT_TILE}").rglob("image_part*"):
-        path.write_bytes(b"not to be opened")
+    for tile in (*DUBAI_TILES["calibration"], *DUBAI_TILES["test"]):
+        for path in (root / "dubai_mbrsc" / f"Tile {tile}").rglob("image_part*"):
+            path.write_bytes(b"not to be opened")
     return root
 
 
@@ -64,7 +67,8 @@ def recipe(tmp_path):
 
 
 def write_recipe(path, **changes):
-    small = {"steps": 4, "crop_px": 64, "crops": 2, "checkpoint_every": 2, "mix": {"dubai": {"weight": 1, "zoom": [0.5, 2.0]}}}
+    phase = {"steps": 3, "crop_px": 64, "crops": 2, "learning_rate": 0.001, "warmup": 0.1}
+    small = {"dense": phase, "prompted": phase, "checkpoint_every": 2, "mix": {"dubai": {"weight": 1, "zoom": [0.5, 2.0]}}}
     path.write_text(yaml.safe_dump(yaml.safe_load(RECIPE.read_text()) | small | changes))
     return path
 
@@ -73,22 +77,23 @@ class KilledError(Exception):
     pass
 
 
-def stop_before(monkeypatch, step):
+def stop_before(monkeypatch, phase, step):
     def advance(run, batch, whole=Run.advance):
-        if run.step == step:
+        if (run.phase, run.step) == (phase, step):
             raise KilledError
         return whole(run, batch)
 
     monkeypatch.setattr(Run, "advance", advance)
 
 
-def test_a_killed_run_ends_with_the_weights_of_a_whole_one(data, recipe, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("phase", "step", "kept"), [("dense", 2, 2), ("prompted", 0, 3), ("prompted", 2, 2)])
+def test_a_run_killed_in_any_phase_ends_with_the_weights_of_a_whole_one(data, recipe, tmp_path, monkeypatch, phase, step, kept):
     whole = train.train(recipe, data=data, out=tmp_path / "whole", resume=False)
-    stop_before(monkeypatch, 3)
+    stop_before(monkeypatch, phase, step)
     with pytest.raises(KilledError):
         train.train(recipe, data=data, out=tmp_path / "killed", resume=False)
     monkeypatch.undo()
-    assert read_state(tmp_path / "killed").step == 2
+    assert read_state(tmp_path / "killed").step == kept
     resumed = train.train(recipe, data=data, out=tmp_path / "killed", resume=True)
     assert tiny_provider(resumed).info() == tiny_provider(whole).info()
     summary = json.loads((whole / "config.json").read_text())["training"]
@@ -123,31 +128,50 @@ def test_missing_data_is_one_clear_line(recipe, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"stesp": 3}, {"steps": 0}, {"learning_rate": "fast"}, {"crop_px": 65}, {"mix": {"mars": {"weight": 1, "zoom": [1, 2]}}}, {"mix": {}}],
+    [
+        {"stesp": 3},
+        {"clip_norm": 0},
+        {"ema_decay": "slow"},
+        {"dense": {"steps": 1, "crop_px": 65, "crops": 1, "learning_rate": 1, "warmup": 0}},
+        {"mix": {"mars": {"weight": 1, "zoom": [1, 2]}}},
+        {"mix": {}},
+    ],
 )
 def test_a_bad_recipe_is_refused(tmp_path, change):
     with pytest.raises(ConfigError):
         read_recipe(write_recipe(tmp_path / "r.yaml", **change), None)
 
 
-def test_the_shipped_recipe_is_valid_and_steps_can_be_given():
-    assert read_recipe(RECIPE, None).steps > 1000
-    assert read_recipe(RECIPE, 3).steps == 3
+def test_the_shipped_recipe_is_valid_and_phases_can_be_shortened():
+    whole, short = read_recipe(RECIPE, None), read_recipe(RECIPE, 3)
+    assert min(whole.dense.steps, whole.prompted.steps) > 1000
+    assert (short.text.steps, short.dense.steps, short.prompted.steps) == (3, 3, 3)
+    assert short.dense.crop_px == whole.dense.crop_px
+    with pytest.raises(ConfigError):
+        read_recipe(RECIPE, 0)
 
 
-def test_training_never_opens_the_held_out_tile(data):
-    with pytest.raises(TrainingError):
-        list(read_dubai(data, held_out=True))
-    names = [scene.name for scene in read_dubai(data, held_out=False)]
-    assert {int(name.split()[1].split("/")[0]) for name in names} == set(DUBAI_TRAIN_TILES)
+def test_training_opens_no_tile_of_another_split(data):
+    for split in ("calibration", "test"):
+        with pytest.raises(TrainingError):
+            list(read_dubai(data, split))
+    names = [scene.name for scene in read_dubai(data, "train")]
+    assert {int(name.split()[1].split("/")[0]) for name in names} == set(DUBAI_TILES["train"])
+
+
+def test_a_place_belongs_to_one_split():
+    tiles = [tile for tiles in DUBAI_TILES.values() for tile in tiles]
+    assert len(tiles) == len(set(tiles))
+    assert len(set(BANEPA_QUARTERS.values())) == len(BANEPA_QUARTERS)
 
 
 def test_a_batch_depends_on_its_step_alone(data, recipe):
     mixture = read_mixture(data, read_recipe(recipe, None))
-    first, again, other = mixture.batch(5), mixture.batch(5), mixture.batch(6)
+    first, again, other = mixture.batch("dense", 5), mixture.batch("dense", 5), mixture.batch("dense", 6)
     assert first.words == again.words
     assert first.images.tobytes() == again.images.tobytes()
     assert first.images.tobytes() != other.images.tobytes()
+    assert first.images.tobytes() != mixture.batch("prompted", 5).images.tobytes()
     assert first.images.shape == (2, 3, 64, 64)
     assert 0 <= first.images.min() <= first.images.max() <= 1
 
@@ -164,6 +188,7 @@ def test_codes_say_what_is_known():
     assert MEANING[SEALED, [building, road]].tolist() == [UNKNOWN, UNKNOWN]
     assert MEANING[SEALED, [land, vegetation, water]].tolist() == [NO, NO, NO]
     assert (MEANING[IGNORE] == UNKNOWN).all()
+    assert MEANING[DRY].tolist() == [UNKNOWN, UNKNOWN, UNKNOWN, NO, NO]
 
 
 def test_presence_is_known_only_where_the_labels_say_so():
@@ -233,18 +258,21 @@ def test_windows_are_blended_without_a_seam():
 
 @real_data
 def test_banepa_quarters_do_not_overlap_and_footprints_lie_on_the_chips():
-    trained, held = list(read_banepa(DATA, held_out=False)), list(read_banepa(DATA, held_out=True))
-    assert [s.name for s in held] == ["banepa south-east"]
-    assert {s.name: s.codes.shape for s in trained} == {"banepa north": (2048, 3072), "banepa south-west": (2048, 1536)}
+    quarters = [scene for split in BANEPA_QUARTERS for scene in read_banepa(DATA, split)]
+    assert {s.name: s.codes.shape for s in quarters} == {
+        "banepa north": (2048, 3072),
+        "banepa south-west": (2048, 1536),
+        "banepa south-east": (2048, 1536),
+    }
     assert (BANEPA_EAST_X, BANEPA_SOUTH_Y) == (386693, 220245)
-    for scene in (*trained, *held):
+    for scene in quarters:
         assert set(np.unique(scene.codes)) == {building, NOT_BUILDING}
         assert 0.2 < (scene.codes == building).mean() < 0.6
 
 
 @real_data
 def test_real_masks_hold_only_listed_colours():
-    scene = next(iter(read_dubai(DATA, held_out=False)))
+    scene = next(iter(read_dubai(DATA, "train")))
     assert scene.name == "dubai 1/image_part_001"
     assert np.bincount(scene.codes.ravel(), minlength=8).tolist() == [2779, 388530, 73093, 4377, 36569, 0, 0, 7920]
 
@@ -254,3 +282,35 @@ def test_chesapeake_roofs_and_car_parks_are_not_told_apart():
     scenes = list(read_chesapeake(DATA))
     assert len(scenes) == 16
     assert set(np.unique([s.codes for s in scenes])) == {vegetation, SEALED}
+
+
+def four_bands(**pixels):
+    """(4, 1, n) red, green, blue, near infrared."""
+    return np.array(list(pixels.values()), np.uint8).T[:, None]
+
+
+def test_the_infrared_tells_green_wet_and_dry_ground_and_leaves_the_rest_unknown():
+    bands = four_bands(
+        meadow=(60, 80, 50, 160), lake=(40, 60, 50, 12), concrete=(210, 215, 200, 120), sand=(170, 150, 130, 160), none=(0, 0, 0, 0)
+    )
+    assert label(bands, dry=land)[0].tolist() == [vegetation, water, IGNORE, land, IGNORE]
+    assert label(bands, dry=DRY)[0, 3] == DRY
+
+
+@real_data
+def test_lakes_and_fields_are_labelled_in_most_years():
+    scenes = list(read_spectral(DATA))
+    assert len(scenes) == 14
+    shares = np.array([np.bincount(s.codes.ravel(), minlength=9)[:9] / s.codes.size for s in scenes])
+    farmland = shares[:10]
+    assert (farmland[:, water] > 0.05).sum() >= 8
+    assert np.median(farmland[:, vegetation]) > 0.4
+    assert (shares[:, [building, road]] == 0).all()
+
+
+def test_the_dense_head_gives_five_logits_at_a_quarter_of_the_size_and_trains_the_pyramid():
+    levels = [torch.randn(2, 16, 64 // s, 96 // s, requires_grad=True) for s in (4, 8, 16)]
+    logits = DenseHead(16)(levels)
+    assert logits.shape == (2, 5, 16, 24)
+    dense_loss(logits, torch.randint(0, 5, (2, 64, 96))).backward()
+    assert all(level.grad.abs().sum() > 0 for level in levels)

@@ -8,24 +8,22 @@ from typing import cast
 from torch import nn
 from transformers import Sam3Config, Sam3Model
 
-from rs_model.words import END, PAD, SEQUENCE_LENGTH, START
-
-LAYER_SCALE = 0.3
-"""Start of the backbone's residual gains: timm's 1e-6 is meant for schedules a hundred times longer."""
+from rs_model.pieces import END, PAD, SEQUENCE_LENGTH, START
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """Sizes of the model, as config.json holds them."""
 
-    backbone: str = "convnext_atto"
+    backbone: str = "cs3darknet_focus_s"
+    """timm's name; features at strides 4, 8, 16 and 32 are used."""
     width: int = 64
     heads: int = 4
     intermediate: int = 256
     text_layers: int = 2
     encoder_layers: int = 2
     decoder_layers: int = 2
-    queries: int = 16
+    queries: int = 100
 
 
 def build_head(architecture: Architecture, vocab_size: int) -> Sam3Model:

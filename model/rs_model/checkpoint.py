@@ -18,8 +18,10 @@ NAME = "checkpoint.pt"
 class State:
     """What a run needs to go on as if it had not stopped."""
 
+    phase: int
+    """Index into `recipe.PHASES`."""
     step: int
-    """Steps done."""
+    """Steps done of it."""
     model: dict[str, Any]
     average: dict[str, Any]
     """Moving average of the weights: what is shipped."""

@@ -1,53 +1,31 @@
-"""Dense CLIP: one feature per patch, in the space of the texts (METHODS.md section 1, row clip).
-
-CLIP was trained on whole images: its last block's attention gathers everything into the class token, and its patch tokens say
-little of their own place. The published remedies leave the weights alone and replace that one attention:
-
-- MaskCLIP (Zhou et al., ECCV 2022): each patch keeps its own value.
-- SCLIP (Wang et al., ECCV 2024): patches gather by query-query and key-key likeness.
-- ClearCLIP (Lan et al., ECCV 2024): by query-query likeness, without the residual and the MLP, which carry the global noise.
-- ProxyCLIP (Lan et al., ECCV 2024): by the likeness of another model's tokens, here the segmenter's.
-
-Shapes: N images, n = h·w patches, C channels of the tower, D of the joint space, d of one head.
-"""
+"""Which CLIP constrains a run: the small one that ships with the product, one that `rs-seg train` made, or any of open_clip's."""
 
 from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import open_clip
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.nn import functional as F
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
-from rs_model.refine.clip_fusion import cosines, resample_tokens
+from rs_model.clip_captions import encode
+from rs_model.clip_dense import Attention, DenseClip
+from rs_model.weights import CONFIG, WEIGHTS
 from rs_pipeline.errors import SegmenterError
 
-Attention = Literal["maskclip", "sclip", "clearclip"]
-
-OVERHEAD_TEMPLATES = (
-    "a satellite image of {}.",
-    "an aerial photo of {}.",
-    "an aerial image showing {}.",
-    "a remote sensing image of {}.",
-    "an orthophoto of {}.",
-    "a drone photo of {}.",
-    "a high resolution satellite photo of {}.",
-    "a top-down view of {}.",
-    "a bird's-eye view of {}.",
-    "{} seen from above.",
-)
-"""One name through several phrasings makes a steadier text than one; these are what captions of such images say."""
-PROXY_SHIFT = 1.2
-"""ProxyCLIP's β: affinities below this many times the image's mean are not gathered."""
-PROXY_SHARPNESS = 3.0
-"""ProxyCLIP's γ, the inverse temperature of the rest."""
+OWN = "rs-clip"
+"""Name of the small model."""
+SHIPPED_CLIP = Path(__file__).parent / "weights" / OWN
+"""Weights that the package carries."""
+USUAL_MODEL = "ViT-B-16"
+"""Of weights that are named without a model."""
 
 NOT_PLAIN = (
     *("timm_model_name", "attentional_pool", "block_type", "qk_norm", "scaled_cosine_attn"),
@@ -61,119 +39,17 @@ LOAD_ERRORS = (
 """What open_clip lets through for a config or checkpoint that is damaged or belongs to another model."""
 
 
-class DenseClip:
-    """A frozen open_clip model. Images come as (N, 3, H, W) float32 in [0, 1]; they are resized to a square, so that one patch
-    covers H/h × W/w pixels. Each text is encoded once in the life of the object.
-
-    Parameters
-    ----------
-    model: an open_clip CLIP with a plain VisionTransformer; `load_dense_clip` sees to that.
-    tokenizer: texts → (K, length) ids.
-    """
-
-    def __init__(self, model: Any, tokenizer: Callable[[list[str]], Tensor], attention: Attention, device: torch.device) -> None:
-        self.model = model.to(device).eval().requires_grad_(requires_grad=False)
-        self.tokenizer, self.attention, self.device = tokenizer, attention, device
-        visual = self.model.visual
-        self.image_size: tuple[int, int] = visual.image_size
-        self.grid: tuple[int, int] = visual.grid_size
-        self._mean, self._std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (visual.image_mean, visual.image_std))
-        self._texts: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) → (N, h, w, D) unit length, in the space of `encode_texts`.
-
-        The class token takes part as a key, as in the published code, and is dropped at the end.
-        """
-        tokens = self.last_block_input(images)
-        block = self._last_block
-        query, key, value = _heads(block, tokens)
-        if self.attention == "clearclip":
-            return self._joint(_out(block, F.scaled_dot_product_attention(query, query, value))[:, 1:])
-        if self.attention == "sclip":
-            value = F.scaled_dot_product_attention(query, query, value) + F.scaled_dot_product_attention(key, key, value)
-        tokens = tokens + _out(block, value)
-        return self._joint((tokens + block.ls_2(block.mlp(block.ln_2(tokens))))[:, 1:])
-
-    @torch.no_grad()
-    def proxy_features(self, images: Tensor, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """ProxyCLIP: CLIP's values, gathered by the likeness of the segmenter's tokens; no residual, no MLP.
-
-        Parameters
-        ----------
-        images: (N, 3, H, W).
-        tokens: (N, n', C') the segmenter's, row by row over `grid` (height, width), which covers the same ground as the images.
-
-        Returns
-        -------
-        (N, h, w, D) unit length.
-        """
-        block = self._last_block
-        *_, value = _heads(block, self.last_block_input(images))
-        weights = proxy_weights(cosines(resample_tokens(tokens, grid, self.grid)))
-        # The same weights for all heads; the class token has no counterpart among the segmenter's tokens.
-        return self._joint(_out(block, weights[:, None] @ value[:, :, 1:]))
-
-    @torch.no_grad()
-    def encode_texts(self, names: Sequence[str]) -> Tensor:
-        """K names, at least one → (K, D) unit length: the mean over `OVERHEAD_TEMPLATES`."""
-        for name in names:
-            if name not in self._texts:
-                ids = self.tokenizer([template.format(name) for template in OVERHEAD_TEMPLATES]).to(self.device)
-                self._texts[name] = F.normalize(self.model.encode_text(ids, normalize=True).mean(0), dim=-1)
-        return torch.stack([self._texts[name] for name in names])
-
-    def last_block_input(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) → (N, 1 + n, C): class token and patch tokens after all blocks but the last."""
-        visual = self.model.visual
-        stages = visual.forward_intermediates(
-            self.prepare(images),
-            indices=[len(visual.transformer.resblocks) - 2],
-            stop_early=True,
-            intermediates_only=True,
-            output_fmt="NLC",
-            output_extra_tokens=True,
-        )
-        return torch.cat([stages["image_intermediates_prefix"][0], stages["image_intermediates"][0]], 1)
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] → the tower's input: its size, its mean, its standard deviation."""
-        resized = F.interpolate(images, size=self.image_size, mode="bicubic", antialias=True, align_corners=False)
-        return (resized.clamp(0, 1) - self._mean) / self._std  # bicubic overshoots beside sharp edges
-
-    @property
-    def _last_block(self) -> Any:
-        return self.model.visual.transformer.resblocks[-1]
-
-    def _joint(self, tokens: Tensor) -> Tensor:
-        """(N, n, C) patches of the last block's output → (N, h, w, D) unit length."""
-        visual = self.model.visual
-        projected: Tensor = visual.ln_post(tokens) @ visual.proj
-        return F.normalize(projected, dim=-1).view(len(tokens), *self.grid, -1)
-
-
-def proxy_weights(affinity: Tensor) -> Tensor:
-    """(N, n, n) cosines of proxy tokens → ProxyCLIP's attention, rows that sum to 1.
-
-    `softmax(γ(A - β·mean(A)))` over what is positive there. The mean is the image's own: the published code takes the batch's,
-    and an image would depend on its neighbours. A token always gathers itself, or a uniform image would have empty rows.
-    """
-    logits = PROXY_SHARPNESS * (affinity - PROXY_SHIFT * affinity.mean((1, 2), keepdim=True))
-    itself = torch.eye(affinity.shape[-1], dtype=torch.bool, device=affinity.device)
-    return logits.masked_fill((logits < 0) & ~itself, float("-inf")).softmax(-1)
-
-
 def load_dense_clip(
     model: str, pretrained: str | None, image_px: int, attention: Attention, device: torch.device, *, allow_random: bool = False
 ) -> DenseClip:
-    """An open_clip model for dense features. Slow; may download.
+    """A CLIP for dense features. Slow; may download, but not `rs-clip`.
 
     Parameters
     ----------
-    model: a name that open_clip knows, or the path of an open_clip model config, a .json file.
+    model: `rs-clip`, a name that open_clip knows, or the path of an open_clip model config, a .json file.
     pretrained: a tag of that model, or the path of a checkpoint: safetensors, or a torch file that holds tensors only. A local copy
-        of OpenAI's weights needs the model's name with -quickgelu; a tag brings this along.
+        of OpenAI's weights needs the model's name with -quickgelu; a tag brings this along. With `rs-clip`, None is the weights that
+        the package ships and a model.safetensors that `rs-seg train` wrote is taken; any other weights are those of ViT-B-16.
     image_px: side of the square that images are resized to; position embeddings are resampled to it.
     allow_random: accept None for `pretrained`: random weights, for tests and benchmarks.
 
@@ -182,7 +58,10 @@ def load_dense_clip(
     SegmenterError: an unknown model or tag, a tower that is no plain ViT, a size that patches do not fill, weights that cannot be
         had or do not fit.
     """
-    name = _model_name(model)
+    own = _own_folder(model, pretrained)
+    if own is not None:
+        return load_own_clip(own, image_px, attention, device)
+    name = _model_name(USUAL_MODEL if model == OWN else model)
     _check_tower(name, image_px)
     tag = _check_weights(name, pretrained, allow_random=allow_random)
     try:
@@ -202,6 +81,64 @@ def load_dense_clip(
             "Bring the checkpoint of this model again, whole, or set the model it belongs to with --set refine.clip.model=NAME.",
         ) from error
     return DenseClip(network, tokenizer, attention, device)
+
+
+def load_own_clip(folder: Path, image_px: int, attention: Attention, device: torch.device) -> DenseClip:
+    """The small CLIP of a weights folder; no network.
+
+    Raises
+    ------
+    SegmenterError: a damaged folder, or a size that patches do not fill.
+    """
+    config = read_own_config(folder)
+    try:
+        _check_size(image_px, config["model_cfg"]["vision_cfg"]["patch_size"])
+        network = build_clip(config["model_cfg"], image_px)
+        open_clip.set_model_preprocess_cfg(network, config["preprocess_cfg"])
+        state = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+        open_clip.model.resize_pos_embed(state, network)
+        network.load_state_dict(state)
+        tokenizer = Tokenizer.from_str(config["tokenizer"])
+    except SegmenterError:
+        raise
+    except Exception as error:  # a damaged tokenizer raises no narrower one
+        raise SegmenterError(
+            f"{WEIGHTS} that fits its {CONFIG}", f"{folder} ({_first_line(error)})", "Copy the whole folder again."
+        ) from error
+    return DenseClip(network, partial(encode, tokenizer), attention, device)
+
+
+def build_clip(model_cfg: dict[str, Any], image_px: int) -> Any:
+    """An open_clip CLIP with random weights, for images of this size."""
+    return open_clip.CLIP(**model_cfg | {"vision_cfg": model_cfg["vision_cfg"] | {"image_size": image_px}})
+
+
+def read_own_config(folder: Path) -> dict[str, Any]:
+    """config.json of a weights folder of rs-clip.
+
+    Raises
+    ------
+    SegmenterError: no such file, one that is not JSON, or of another model.
+    """
+    fix = f"Take a folder that `rs-seg train` wrote by configs/train/{OWN}.yaml."
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise SegmenterError(f"a {CONFIG} in the weights folder", f"{folder} ({_first_line(error)})", fix) from error
+    if not isinstance(config, dict) or config.get("model_type") != OWN:
+        raise SegmenterError(f"{CONFIG} of an {OWN} model", str(folder / CONFIG), fix)
+    return config
+
+
+def _own_folder(model: str, pretrained: str | None) -> Path | None:
+    """Where the small CLIP's weights are, if these settings mean it."""
+    if model != OWN:
+        return None
+    if pretrained is None:
+        return SHIPPED_CLIP
+    path = Path(pretrained)
+    ours = path.name == WEIGHTS and (path.parent / CONFIG).is_file()
+    return path.parent if ours else None
 
 
 def _model_name(model: str) -> str:
@@ -245,6 +182,10 @@ def _check_tower(name: str, image_px: int) -> None:
             f"{name} ({reason})",
             "Take one such as ViT-B-16 or ViT-L-14 with --set refine.clip.model=NAME.",
         )
+    _check_size(image_px, patch)
+
+
+def _check_size(image_px: int, patch: int) -> None:
     if image_px % patch:
         nearest = max(1, round(image_px / patch)) * patch
         raise SegmenterError(
@@ -278,17 +219,3 @@ def _check_weights(name: str, pretrained: str | None, *, allow_random: bool) -> 
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__).rstrip(". ")
-
-
-def _heads(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value of a block's attention, (N, heads, 1 + n, d) each."""
-    attention: nn.MultiheadAttention = block.attn
-    mixed = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
-    query, key, value = mixed.view(*tokens.shape[:2], 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    return query, key, value
-
-
-def _out(block: Any, attended: Tensor) -> Tensor:
-    """(N, heads, n, d) → (N, n, C): what the attention branch adds to the residual."""
-    projected: Tensor = block.ls_1(block.attn.out_proj(attended.transpose(1, 2).flatten(2)))
-    return projected

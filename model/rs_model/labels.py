@@ -19,6 +19,8 @@ SEALED = 6
 """A roof or a paved surface."""
 IGNORE = 7
 """Nothing is known."""
+DRY = 8
+"""Neither green nor wet: a roof, a road or bare ground."""
 
 YES, NO, UNKNOWN = 1, 0, -1
 
@@ -28,7 +30,8 @@ MEANING: NDArray[np.int8] = np.array(
         [NO, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN],
         [UNKNOWN, NO, UNKNOWN, NO, NO],
         [UNKNOWN] * len(CLASSES),
+        [UNKNOWN, UNKNOWN, UNKNOWN, NO, NO],
     ],
     np.int8,
 )
-"""(8, 5): what each code says about each class."""
+"""(9, 5): what each code says about each class."""

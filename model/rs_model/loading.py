@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from rs_model.calibration import read_calibration
 from rs_model.chain import Chain
 from rs_model.memory import keep_freed_memory
 from rs_model.sam3 import FullSam3
@@ -29,7 +30,7 @@ def load_segmenter(
     model = load_model(folder).to(device).eval()
     if options.compile:
         model.backbone.compile()
-    return PromptedSegmenter(model, build_chain(options, device), options, device, threads)
+    return PromptedSegmenter(model, build_chain(options, device), options, device, threads, read_calibration(folder))
 
 
 def build_chain(options: ModelOptions, device: torch.device) -> Chain:

@@ -55,16 +55,32 @@ def presence_loss(logits: Tensor, present: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, (present == YES).float(), weight=known, reduction="sum") / known.sum().clamp(min=1)
 
 
+def dense_loss(logits: Tensor, codes: Tensor) -> Tensor:
+    """Loss of the dense phase: logits (N, 5, H/4, W/4) float32, codes (N, H, W) int64."""
+    logits, codes = _matched(logits, codes)
+    return mask_loss(logits, targets_of(codes)) + choice_loss(logits, codes)
+
+
+def _matched(logits: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Both at half the size of the crop."""
+    codes = codes[:, ::2, ::2]
+    return F.interpolate(logits, size=codes.shape[-2:], mode="bilinear", align_corners=False), codes
+
+
 def total_loss(logits: Tensor, presence: Tensor, codes: Tensor, presence_weight: float) -> Tensor:
-    """The sum that is minimised.
+    """The sum that is minimised in the prompted phase.
 
     Parameters
     ----------
-    logits: (N, 5, H/4, W/4) float, in the order of `labels.CLASSES`.
-    presence: (N, 5) float logits.
+    logits: (N, P, H/4, W/4) float; the first five prompts are `labels.CLASSES` in order, the others ask for what is not there.
+    presence: (N, P) float logits.
     codes: (N, H, W) int64 label codes.
     """
-    codes = codes[:, ::2, ::2]
-    logits = F.interpolate(logits, size=codes.shape[-2:], mode="bilinear", align_corners=False)
+    logits, codes = _matched(logits, codes)
     targets = targets_of(codes)
-    return mask_loss(logits, targets) + choice_loss(logits, codes) + presence_weight * presence_loss(presence, presence_of(targets))
+    present = presence_of(targets)
+    others = logits.shape[1] - len(CLASSES)
+    targets = F.pad(targets, (0, 0, 0, 0, 0, others), value=NO)
+    present = F.pad(present, (0, others), value=NO)
+    choice = choice_loss(logits[:, : len(CLASSES)], codes)
+    return mask_loss(logits, targets) + choice + presence_weight * presence_loss(presence, present)

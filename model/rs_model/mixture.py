@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rs_model.augment import blank, cut, disturb, turn
+from rs_model.instances import InstanceTargets, instance_targets
 from rs_model.labels import CLASSES, IGNORE
-from rs_model.recipe import Recipe
+from rs_model.phrases import other_phrase, training_phrase
+from rs_model.recipe import PHASES, PhaseName, Recipe
 from rs_model.scenes import Scene, read_banepa, read_chesapeake, read_dubai, stretch
-from rs_model.words import SYNONYMS
+from rs_model.spectral import read_spectral
 from rs_pipeline.errors import TrainingError
 
 DEMO_FIRST_SEED = 1000
@@ -30,7 +32,9 @@ class Batch:
     codes: NDArray[np.uint8]
     """(N, S, S) label codes."""
     words: tuple[str, ...]
-    """One word per class, in class order."""
+    """One phrase per class, in class order, and one of something else."""
+    instances: tuple[InstanceTargets, ...]
+    """The buildings of each crop, one by one; none in the dense phase, which has no use for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +44,18 @@ class Mixture:
     scenes: dict[str, list[Scene]]
     recipe: Recipe
 
-    def batch(self, step: int) -> Batch:
-        """The crops of a step: the same for the same recipe and step, whatever came before."""
-        rng = np.random.default_rng([self.recipe.seed, step])
+    def batch(self, name: PhaseName, step: int) -> Batch:
+        """The crops of a phase's step: the same for the same recipe and step, whatever came before."""
+        rng = np.random.default_rng([self.recipe.seed, PHASES.index(name), step])
+        phase = self.recipe.phase(name)
         names = list(self.scenes)
         weights = np.array([self.recipe.mix[name].weight for name in names])
-        drawn = [self._crop(names[i], rng) for i in rng.choice(len(names), self.recipe.crops, p=weights / weights.sum())]
+        sources = [names[i] for i in rng.choice(len(names), phase.crops, p=weights / weights.sum())]
+        drawn = [self._crop(source, phase.crop_px, rng) for source in sources]
         images = np.stack([np.moveaxis(image, -1, 0) for image, _ in drawn])
-        return Batch(images, np.stack([codes for _, codes in drawn]), tuple(_word(name, rng) for name in CLASSES))
+        codes = np.stack([c for _, c in drawn])
+        words = (*(training_phrase(c, rng) for c in CLASSES), other_phrase(rng))
+        return Batch(images, codes, words, () if name == "dense" else tuple(_instances(codes, sources)))
 
     def digest(self) -> str:
         """sha256 of every pixel and label that may be drawn, hexadecimal."""
@@ -59,20 +67,22 @@ class Mixture:
                 digest.update(scene.codes.tobytes())
         return digest.hexdigest()
 
-    def _crop(self, source: str, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def _crop(self, source: str, side_px: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         scenes, mix = self.scenes[source], self.recipe.mix[source]
         area = np.array([scene.codes.size for scene in scenes], np.float64) ** 0.5
         scene = scenes[rng.choice(len(scenes), p=area / area.sum())]
         zoom = float(np.exp(rng.uniform(*np.log(mix.zoom))))
-        image, codes = turn(*cut(scene, self.recipe.crop_px, zoom, rng), rng)
+        image, codes = turn(*cut(scene, side_px, zoom, rng), rng)
         pixels, known = disturb(image, rng), codes.copy()
         blank(pixels, known, rng)
         return pixels, known
 
 
-def _word(name: str, rng: np.random.Generator) -> str:
-    """A class's own name as often as all its synonyms together."""
-    return name if rng.random() < 0.5 else str(rng.choice(SYNONYMS[name]))
+def _instances(codes: NDArray[np.uint8], sources: Sequence[str]) -> list[InstanceTargets]:
+    """Banepa's footprints run together at the scale of the crops: which building is which is unknown there."""
+    merged = np.array([source == "banepa" for source in sources])[:, None, None]
+    known = np.where(merged & (codes == CLASSES.index("building")), np.uint8(IGNORE), codes)
+    return instance_targets(known, [source == "demo" for source in sources])
 
 
 def read_mixture(data: Path, recipe: Recipe) -> Mixture:
@@ -90,9 +100,11 @@ def read_mixture(data: Path, recipe: Recipe) -> Mixture:
 
 def _read(name: str, data: Path, recipe: Recipe) -> Iterator[Scene]:
     if name == "dubai":
-        return read_dubai(data, held_out=False)
+        return read_dubai(data, "train")
     if name == "banepa":
-        return read_banepa(data, held_out=False)
+        return read_banepa(data, "train")
+    if name == "spectral":
+        return read_spectral(data)
     return read_chesapeake(data) if name == "chesapeake" else _render_demo(recipe)
 
 

@@ -1,7 +1,8 @@
 """Readers of the training imagery, one function per source: files in, stretched images and label codes out.
 
-What is held out is fixed here, by place: Dubai Tile 7, and the south-eastern quarter of the Banepa mosaic. `held_out=False`
-never opens a held-out file.
+Which place serves what is fixed here (`Split`): Dubai Tile 7 and the south-eastern quarter of the Banepa mosaic are for the last
+score alone, Dubai Tile 2 and the south-western quarter for calibration and for every choice, the rest trains. A reader opens no
+file of another split than it is asked for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import rasterio
@@ -29,10 +31,11 @@ DUBAI_COLOURS = {
     (226, 169, 41): "water",
 }
 """Colours as the masks have them (SOURCES.md; classes.json of the data set lists others). Any other colour is ignored."""
-DUBAI_TRAIN_TILES = (1, 2, 5, 8)
-DUBAI_HELD_OUT_TILE = 7
+Split = Literal["train", "calibration", "test"]
+DUBAI_TILES: dict[Split, tuple[int, ...]] = {"train": (1, 5, 8), "calibration": (2,), "test": (7,)}
+BANEPA_QUARTERS: dict[Split, str] = {"train": "north", "calibration": "south-west", "test": "south-east"}
 BANEPA_EAST_X, BANEPA_SOUTH_Y = 386693, 220245
-"""Web-map tile numbers where the held-out quarter begins."""
+"""Web-map tile numbers where the south-eastern quarter begins."""
 CHESAPEAKE_CODES = {1: "water", 2: "vegetation", 3: "vegetation", 4: "land", 6: "road"}
 CHESAPEAKE_IMPERVIOUS = 5
 STRETCH_PERCENT = (2.0, 98.0)
@@ -56,10 +59,10 @@ def stretch(image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.uint8]
     return np.asarray(np.rint(np.clip(scaled, 0, 1) * 255), np.uint8)
 
 
-def read_dubai(root: Path, *, held_out: bool) -> Iterator[Scene]:
-    """MBRSC Dubai: the training tiles' images, or the held-out tile's."""
-    for tile in (DUBAI_HELD_OUT_TILE,) if held_out else DUBAI_TRAIN_TILES:
-        for path in _files(root / "dubai_mbrsc" / f"Tile {tile}" / "images", "*.jpg"):
+def read_dubai(root: Path, split: Split) -> Iterator[Scene]:
+    """MBRSC Dubai: the images of a split's tiles."""
+    for tile in DUBAI_TILES[split]:
+        for path in find_files(root / "dubai_mbrsc" / f"Tile {tile}" / "images", "*.jpg"):
             mask = path.parent.parent / "masks" / f"{path.stem}.png"
             yield Scene(f"dubai {tile}/{path.stem}", stretch(_read_rgb(path)), dubai_codes(_read_rgb(mask)))
 
@@ -82,18 +85,20 @@ def dubai_codes(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return codes
 
 
-def read_banepa(root: Path, *, held_out: bool) -> Iterator[Scene]:
-    """Drone chips of Banepa with building footprints, mosaicked: north and south-west to train, south-east held out."""
+def read_banepa(root: Path, split: Split) -> Iterator[Scene]:
+    """Drone chips of Banepa with building footprints, mosaicked by quarter; the two northern ones are one."""
     folder = root / "banepa_oam_buildings" / "train"
-    footprints = [f["geometry"] for p in _files(folder / "osm", "*.geojson") for f in json.loads(p.read_text())["features"]]
-    chips = {(int(n[1]), int(n[2])): p for p in _files(folder / "oam", "*.tif") if (n := re.search(r"-(\d+)-(\d+)-\d+$", p.stem))}
-    quarters: dict[str, list[tuple[int, int]]] = {}
-    for x, y in sorted(chips):
-        east, south = x >= BANEPA_EAST_X, y >= BANEPA_SOUTH_Y
-        quarters.setdefault("north" if not south else "south-east" if east else "south-west", []).append((x, y))
-    for name, members in quarters.items():
-        if held_out == (name == "south-east"):
-            yield _mosaic(f"banepa {name}", {key: chips[key] for key in members}, footprints)
+    footprints = [f["geometry"] for p in find_files(folder / "osm", "*.geojson") for f in json.loads(p.read_text())["features"]]
+    chips = {(int(n[1]), int(n[2])): p for p in find_files(folder / "oam", "*.tif") if (n := re.search(r"-(\d+)-(\d+)-\d+$", p.stem))}
+    wanted = {key: path for key, path in sorted(chips.items()) if _quarter(*key) == BANEPA_QUARTERS[split]}
+    yield _mosaic(f"banepa {BANEPA_QUARTERS[split]}", wanted, footprints)
+
+
+def _quarter(x: int, y: int) -> str:
+    """Of a web-map tile."""
+    if y < BANEPA_SOUTH_Y:
+        return "north"
+    return "south-east" if x >= BANEPA_EAST_X else "south-west"
 
 
 def _mosaic(name: str, chips: dict[tuple[int, int], Path], footprints: Sequence[dict[str, object]]) -> Scene:
@@ -122,7 +127,7 @@ def _burn(path: Path, footprints: Sequence[dict[str, object]]) -> tuple[NDArray[
 
 def read_chesapeake(root: Path) -> Iterator[Scene]:
     """NAIP patches of West Virginia with 1 m land cover; the newer and the older flight are two images of one map."""
-    for path in _files(root / "chesapeake_naip_wv" / "test-train_patches", "*.npz"):
+    for path in find_files(root / "chesapeake_naip_wv" / "test-train_patches", "*.npz"):
         with np.load(path) as archive:
             patch = archive["arr_0"][0]
         codes = np.full(patch.shape[1:], IGNORE, np.uint8)
@@ -133,7 +138,7 @@ def read_chesapeake(root: Path) -> Iterator[Scene]:
             yield Scene(f"chesapeake {path.stem} {date}", stretch(np.moveaxis(patch[first : first + 3], 0, -1)), codes)
 
 
-def _files(folder: Path, pattern: str) -> list[Path]:
+def find_files(folder: Path, pattern: str) -> list[Path]:
     """Files of a folder, sorted; a folder that is missing or holds none is the user's to mend."""
     found = sorted(folder.glob(pattern))
     if not found:

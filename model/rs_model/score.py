@@ -1,40 +1,61 @@
-"""Scores on the places that training never sees: `python -m rs_model.score --data ../shared/data`."""
+"""Every figure of the model card, from one command: `python -m rs_model.score --data ../shared/data`.
+
+    python -m rs_model.score --data DIR [--model FOLDER] [--split test,calibration,train] [--set scoring.tta.flips=true]
+                             [--threads N] [--card] [--json] [--pictures OUT]
+
+IoU and expected calibration error per place and class. Two rules give labels. *Likeliest*: the likeliest of the five classes, no
+threshold, one confusion matrix over the labelled pixels of a place. *As a run*: the same, where it reaches its class's threshold
+(`configs/classes/default.yaml`), else background; on places whose labels know one class, that class alone against its threshold.
+Memory is that of the largest image, 20 bytes a pixel and the model's.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rs_model.labels import CLASSES, NOT_BUILDING
+from rs_model.labels import CLASSES, MEANING, UNKNOWN, YES
+from rs_model.places import PLACES, Place
 from rs_model.provider import tiny_provider
-from rs_model.scenes import Scene, read_banepa, read_dubai
-from rs_model.words import SYNONYMS
-from rs_pipeline.classes import Class, ClassSet
+from rs_model.reliability import Tally, reliability
+from rs_model.scenes import Scene, Split
+from rs_pipeline.classes import SCORE_MAX, ClassSet
 from rs_pipeline.config import load_settings
 from rs_pipeline.errors import RsSegError
 from rs_pipeline.metrics import Confusion, confusion
+from rs_pipeline.mosaic import label_block
+from rs_pipeline.options import ModelOptions
 from rs_pipeline.segmenter import Segmenter
+from rs_pipeline.vocabulary import load_vocabulary
 
-BANEPA_ZOOM = 0.26
-"""0.13 m drone pixels to the model's 0.5 m."""
-BUILDING_THRESHOLD = 0.5
-BUILDING = CLASSES.index("building")
-UNKNOWN_TRUTH = 255
-PLAIN = load_settings(sets=["device=cpu", "refine.preset=none"]).options
-"""The model as it is."""
+Scores = NDArray[np.float32]
+"""(5, H, W) probabilities of an image."""
+NO_TRUTH = 255
 
 
 def all_classes() -> ClassSet:
-    """The five training classes, each by its first word."""
-    return ClassSet(tuple(Class(i + 1, name, SYNONYMS[name][:1], (0, 0, 0), 0.5) for i, name in enumerate(CLASSES)))
+    """The five training classes as a run knows them: prompts, colours, thresholds."""
+    return load_vocabulary("default").class_set(CLASSES)
 
 
-def predict(segmenter: Segmenter, image: NDArray[np.uint8], classes: ClassSet, tile_px: int) -> NDArray[np.float32]:
+def options_of(*sets: str) -> ModelOptions:
+    """The model as it is, on the CPU, without refinements; `sets` as `rs-seg run --set` takes them.
+
+    Raises
+    ------
+    ConfigError: an unknown key or a bad value.
+    """
+    return load_settings(sets=["device=cpu", "refine.preset=none", *sets]).options
+
+
+def predict(segmenter: Segmenter, image: NDArray[np.uint8], classes: ClassSet, tile_px: int) -> Scores:
     """(H, W, 3) → (K, H, W): windows that overlap by a quarter, blended by a ramp that falls to each window's edge."""
     height, width = image.shape[:2]
     side = (min(tile_px, height), min(tile_px, width))
@@ -54,47 +75,125 @@ def _starts(length: int, side: int) -> list[int]:
     return sorted({*range(0, length - side, max(side * 3 // 4, 1)), length - side})
 
 
-def confusion_of(segmenter: Segmenter, scenes: Iterable[Scene], tile_px: int) -> Confusion:
-    """(5, 5) pixels by true class (row) and likeliest class (column), over the pixels whose class is known."""
-    count = len(CLASSES)
-    total = Confusion(np.zeros((count, count), np.int64), 0)
-    for scene in scenes:
-        likeliest = predict(segmenter, scene.image, all_classes(), tile_px).argmax(0)
-        total += confusion(np.where(scene.codes < count, scene.codes, UNKNOWN_TRUTH), likeliest, count, ignore=UNKNOWN_TRUTH)
-    return total
+def _no_pixels() -> Confusion:
+    return Confusion(np.zeros((len(CLASSES) + 1,) * 2, np.int64), 0)
 
 
-def building_iou(segmenter: Segmenter, scenes: Iterable[Scene], tile_px: int) -> float:
-    """IoU of buildings where footprints are all that is known, at a fixed threshold, on the scene brought to 0.5 m."""
-    from PIL import Image
+@dataclass(slots=True)
+class PlaceScore:
+    """What the images of one place add up to."""
 
-    hits = either = 0
-    for scene in scenes:
-        size = (round(scene.codes.shape[1] * BANEPA_ZOOM), round(scene.codes.shape[0] * BANEPA_ZOOM))
-        image = np.asarray(Image.fromarray(scene.image).resize(size, Image.Resampling.BILINEAR))
-        codes = np.asarray(Image.fromarray(scene.codes).resize(size, Image.Resampling.NEAREST))
-        found = predict(segmenter, image, all_classes(), tile_px)[BUILDING] >= BUILDING_THRESHOLD
-        true, known = codes == BUILDING, (codes == BUILDING) | (codes == NOT_BUILDING)
-        hits += int((found & true & known).sum())
-        either += int(((found | true) & known).sum())
-    return hits / max(either, 1)
+    place: Place
+    images: int = 0
+    likeliest: Confusion = field(default_factory=_no_pixels)
+    """By true and likeliest class, 0 for none; only where the labels know every class."""
+    as_run: Confusion = field(default_factory=_no_pixels)
+    """By true class and the label of a run."""
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    """Of each class that the labels know: its score against all else."""
+
+    def add(self, scene: Scene, scores: Scores, classes: ClassSet) -> float:
+        """Counts an image; its own mean IoU as a run labels it, over the classes that it or its truth holds."""
+        self.images += 1
+        for name in self.place.classes:
+            k = CLASSES.index(name)
+            truth = MEANING[scene.codes, k]
+            known = truth != UNKNOWN
+            self.tallies[name] = self.tallies.get(name, Tally.empty()) + Tally.of(scores[k][known], truth[known] == YES)
+        truth, count = truth_of(scene, self.place), len(CLASSES) + 1
+        labels = labels_of(scores, classes, self.place)
+        own = confusion(truth, labels, count, ignore=NO_TRUTH)
+        self.as_run += own
+        if len(self.place.classes) > 1:
+            self.likeliest += confusion(truth, scores.argmax(0) + 1, count, ignore=NO_TRUTH)
+        return own.mean_iou(first=1)
+
+    def iou(self, name: str, *, as_run: bool) -> float:
+        """Of a class, by either rule; NaN where the labels do not know it, or the rule needs all."""
+        if name not in self.place.classes:
+            return float("nan")
+        counts = self.as_run if as_run else self.likeliest
+        return float(counts.iou[CLASSES.index(name) + 1])
+
+    def calibration_error(self, name: str, *, adaptive: bool = False) -> float:
+        """Expected calibration error of a class against all else; NaN where the labels do not know it."""
+        return reliability(self.tallies[name], adaptive=adaptive).error if name in self.tallies else float("nan")
+
+
+def truth_of(scene: Scene, place: Place) -> NDArray[np.uint8]:
+    """(H, W) 1…5 by class, 0 for what is none of those the place knows, 255 where nothing is known."""
+    if len(place.classes) > 1:
+        return np.where(scene.codes < len(CLASSES), scene.codes + 1, NO_TRUTH).astype(np.uint8)
+    k = CLASSES.index(place.classes[0])
+    truth = MEANING[scene.codes, k]
+    return np.where(truth == UNKNOWN, NO_TRUTH, np.where(truth == YES, k + 1, 0)).astype(np.uint8)
+
+
+def labels_of(scores: Scores, classes: ClassSet, place: Place) -> NDArray[np.uint8]:
+    """(H, W) 0…5 as a run that asks for the place's classes labels it."""
+    asked = [k for k, c in enumerate(classes) if c.name in place.classes]
+    labels = label_block(np.rint(scores[asked] * SCORE_MAX).astype(np.uint8), [classes.classes[k].threshold for k in asked])
+    return np.asarray([0, *(k + 1 for k in asked)], np.uint8)[labels]
+
+
+Look = Callable[[Place, Scene, Scores, float], None]
+"""Is shown every image with its scores and its mean IoU."""
+
+
+def score_places(segmenter: Segmenter, tile_px: int, data: Path, places: Sequence[Place], look: Look | None = None) -> list[PlaceScore]:
+    """One model on all images of some places.
+
+    Raises
+    ------
+    TrainingError: a place's files are missing.
+    """
+    classes, found = all_classes(), []
+    for place in places:
+        score = PlaceScore(place)
+        for scene in place.read(data):
+            scores = predict(segmenter, scene.image, classes, tile_px)
+            iou = score.add(scene, scores, classes)
+            if look is not None:
+                look(place, scene, scores, iou)
+        found.append(score)
+    return found
+
+
+def places_of(splits: Sequence[Split]) -> list[Place]:
+    """The places of some splits, in order."""
+    return [place for place in PLACES if place.split in splits]
 
 
 def main() -> int:
-    """Prints IoU per class and their mean on Dubai Tile 7, and the building IoU on the held-out quarter of Banepa."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Prints the figures as text, as the card's Markdown or as JSON, and draws pictures if asked."""
+    from rs_model.score_tables import as_card, as_json, as_text
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--model", type=Path, help="weights folder; the shipped one if left out")
+    parser.add_argument("--split", default="test,calibration,train", help="which places: test, calibration, train")
+    parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="a setting of the model")
     parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--card", action="store_true", help="Markdown, as the model card has it")
+    parser.add_argument("--json", action="store_true", help="JSON")
+    parser.add_argument("--pictures", type=Path, metavar="OUT", help="folder for pictures of test images and of all imagery")
     args = parser.parse_args()
     try:
         provider = tiny_provider(args.model)
-        tile_px, segmenter = provider.info().tile_px, provider.load(PLAIN, args.threads)
-        scores = confusion_of(segmenter, read_dubai(args.data, held_out=True), tile_px).iou
-        for name, score in zip(CLASSES, scores, strict=True):
-            print(f"dubai tile 7  {name:<11} {score:.3f}")  # noqa: T201
-        print(f"dubai tile 7  mean        {scores.mean():.3f}")  # noqa: T201
-        print(f"banepa quarter building   {building_iou(segmenter, read_banepa(args.data, held_out=True), tile_px):.3f}")  # noqa: T201
+        info, segmenter, album = provider.info(), provider.load(options_of(*args.sets), args.threads), None
+        if args.pictures is not None:
+            from rs_model.pictures import Album
+
+            album = Album(args.pictures)
+        look = None if album is None else album.look
+        scores = score_places(segmenter, info.tile_px, args.data, places_of(args.split.split(",")), look)
+        print(json.dumps(as_json(scores, info)) if args.json else as_card(scores) if args.card else as_text(scores))  # noqa: T201
+        if album is not None:
+            from rs_model.imagery import draw_imagery
+
+            album.save()
+            for line in draw_imagery(args.data, args.pictures, args.model, args.sets):
+                print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
     except RsSegError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code

@@ -12,9 +12,11 @@ from torch import Tensor
 from transformers import Sam3Model
 
 from rs_model.batching import Batches
+from rs_model.calibration import Calibration, training_class
 from rs_model.chain import Chain
 from rs_model.scores import Instances, best_queries, class_probability, word_probability
 from rs_model.stages import Prompts, Pyramid, embed_pixels, fuse, mask_logits, score, semantic_logits
+from rs_model.views import mean_over_views, views_of
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.errors import SegmenterError
 from rs_pipeline.options import ModelOptions
@@ -45,10 +47,21 @@ class PromptedSegmenter:
     """A loaded model. Texts are encoded once per set of classes, images once for all prompts, prompts in batches."""
 
     def __init__(
-        self, model: PromptableModel, chain: Chain, options: ModelOptions, device: torch.device, threads: int | None = None
+        self,
+        model: PromptableModel,
+        chain: Chain,
+        options: ModelOptions,
+        device: torch.device,
+        threads: int | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.model, self.chain, self.options, self.device, self.threads = model, chain, options, device, threads
         scoring = options.scoring
+        if scoring.calibrated and not calibration:
+            fix = "Set it to null, or fit one with `python -m rs_model.calibrate --write`."
+            raise SegmenterError("weights with a calibration", "scoring.calibrated=true, and weights without", fix)
+        self.calibration: Calibration = {} if scoring.calibrated is False or calibration is None else calibration
+        self._views = views_of(scoring.tta)
         if scoring.geometry_token and not hasattr(model.head, "geometry_encoder"):
             raise SegmenterError("a model with a geometry encoder", "scoring.geometry_token=true", "Set it to false.")
         width = int(cast("Any", model.head.detr_encoder).hidden_size)
@@ -78,8 +91,26 @@ class PromptedSegmenter:
         words = [c.prompts for c in classes]
         with self.precision():
             prompts = self.encode_texts(classes)
-            maps = self._tiles.run(lambda part: self._segment(torch.from_numpy(seen[part]).to(self.device), prompts, words), len(seen))
-        return np.concatenate([part.float().cpu().numpy() for part in maps])
+            maps = self._tiles.run(lambda part: self._mean(seen[part], valid[part], prompts, words), len(seen))
+        return np.concatenate([self._calibrated(part.float(), words).cpu().numpy() for part in maps])
+
+    def _mean(self, seen: NDArray[np.float32], valid: NDArray[np.bool_], prompts: Prompts, words: Sequence[Sequence[str]]) -> Tensor:
+        """(N, 3, H, W) → (N, K, H, W): the tile as it is, or the mean over its views."""
+        images = torch.from_numpy(seen).to(self.device)
+        if all(view.is_plain for view in self._views):
+            return self._segment(images, prompts, words)
+        # Models of one input size say which; the others take any.
+        fixed = getattr(self.model, "image_size", None) is not None
+        where = torch.from_numpy(valid).to(self.device)
+        return mean_over_views(lambda view: self._segment(view, prompts, words), images, where, self._views, fixed_input=fixed)
+
+    def _calibrated(self, maps: Tensor, words: Sequence[Sequence[str]]) -> Tensor:
+        """Each class's probabilities by the scaling of the training class that its words are for; other classes as they are."""
+        for k, prompts in enumerate(words):
+            scaling = self.calibration.get(training_class(prompts) or "")
+            if scaling is not None:
+                maps[:, k] = torch.sigmoid(torch.logit(maps[:, k]) / scaling.temperature + scaling.bias)
+        return maps
 
     def _segment(self, images: Tensor, prompts: Prompts, words: Sequence[Sequence[str]]) -> Tensor:
         """(N, 3, H, W) → (N, K, H, W)."""

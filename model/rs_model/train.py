@@ -6,7 +6,8 @@ import math
 import platform
 import sys
 import time
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,30 @@ import numpy as np
 import timm
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from rs_model.architecture import Architecture
 from rs_model.checkpoint import State, read_state, write_state
+from rs_model.dense import DenseHead
 from rs_model.labels import CLASSES
-from rs_model.losses import total_loss
+from rs_model.losses import dense_loss, total_loss
+from rs_model.matching import Found, absence_loss, found_by, instance_loss, query_scores, start_queries
 from rs_model.memory import keep_freed_memory
 from rs_model.mixture import Batch, Mixture, read_mixture
-from rs_model.recipe import Recipe, read_recipe
+from rs_model.phrases import build_tokenizer, class_nouns
+from rs_model.pieces import Tokenizer
+from rs_model.recipe import PHASES, PhaseName, Recipe, read_recipe
+from rs_model.stages import decode, embed_pixels, fuse, semantic_logits
+from rs_model.text_training import measure_text, new_reader, pretrain_text, resolved_share, text_loss
 from rs_model.tiny import TinySam3
 from rs_model.weights import MODEL_TYPE, write_weights
-from rs_model.words import Tokenizer, known_words
 from rs_pipeline.errors import TrainingError
+
+BUILDING = CLASSES.index("building")
+
+
+_PHRASES, _TEXT_WEIGHT = 64, 0.1
+"""Phrases of each prompted step, and the weight of their loss: images show few words, and the others would be forgotten."""
 
 
 def train(config: Path, *, data: Path, out: Path, resume: bool, steps: int | None = None) -> Path:
@@ -38,7 +50,7 @@ def train(config: Path, *, data: Path, out: Path, resume: bool, steps: int | Non
     data: folder of the data sets.
     out: folder of the run; holds `checkpoint.pt` and, in the end, `weights/`.
     resume: go on from the checkpoint in `out`, if there is one; without it a checkpoint there is an error.
-    steps: steps in all, in place of the recipe's.
+    steps: of each phase at most.
 
     Returns
     -------
@@ -57,8 +69,49 @@ def train(config: Path, *, data: Path, out: Path, resume: bool, steps: int | Non
     run = Run(recipe, mixture, state)
     run.to_the_end(out)
     folder = out / "weights"
-    export(folder, recipe, run.average, run.data_sha256)
+    export(folder, recipe, run.averaged_model(), run.data_sha256)
     return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the losses need of a prompted forward pass."""
+
+    logits: Tensor
+    """(N, P, H/4, W/4) semantic logits."""
+    presence: Tensor
+    """(N, P) logits."""
+    found: Found
+    """What the queries of the N rows of the building prompt say."""
+    silent: Tensor
+    """(L, N·(P-1), Q) logits of the queries of all other rows, which have no instances."""
+
+
+class Student(nn.Module):
+    """The model and the head of the dense phase, so that one checkpoint and one moving average hold both."""
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        architecture = Architecture(backbone=recipe.backbone)
+        self.model = TinySam3(architecture, tokenizer)
+        self.dense = DenseHead(architecture.width)
+        self.reader = new_reader(architecture.width, recipe.seed)
+        start_queries(self.model.head)
+
+    def dense_logits(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] → (N, 5, H/4, W/4)."""
+        return self.dense(self.model.encode_images(images).levels)
+
+    def prompted(self, images: Tensor, ids: Tensor, mask: Tensor) -> Answers:
+        """Every image with every prompt; the prompt of token ids (P, T) that is `BUILDING`-th is the one that has instances."""
+        head, pyramid = self.model.head, self.model.encode_images(images)
+        fused = fuse(head, pyramid, self.model.encode_ids(ids, mask))
+        decoded = decode(head, fused)
+        pixels = embed_pixels(head, pyramid, fused)
+        logits, prompt = semantic_logits(head, pixels), torch.arange(len(fused.image)) % len(ids)
+        found = found_by(head, fused, decoded, pixels, torch.nonzero(prompt == BUILDING)[:, 0])
+        silent = query_scores(head, decoded, fused)[:, prompt != BUILDING]
+        return Answers(logits.view(len(images), len(ids), *logits.shape[-2:]), decoded.presence.view(len(images), -1), found, silent)
 
 
 class Run:
@@ -69,65 +122,127 @@ class Run:
         keep_freed_memory()
         torch.manual_seed(recipe.seed)
         self.recipe, self.mixture, self.data_sha256 = recipe, mixture, mixture.digest()
-        self.tokenizer = Tokenizer(known_words())
-        self.model = TinySam3(Architecture(), self.tokenizer).to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(_groups(self.model, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98))
-        self.average = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.step = 0
+        self.tokenizer = build_tokenizer()
+        self.student = Student(recipe, self.tokenizer).to(memory_format=torch.channels_last)
+        head = self.student.model.head
+        for part in (head.detr_encoder, head.detr_decoder, head.mask_decoder):
+            part.set_attn_implementation("eager")  # on a CPU the fused attention's backward takes twice as long at this width
+        if state is None:
+            self._learn_words()
+        self.phase: PhaseName = PHASES[0]
+        self._begin(self.phase)
         if state is not None:
             self._restore(state)
+
+    def _learn_words(self) -> None:
+        """The text phase. It is short: a run that is killed in it begins it again."""
+        text, head = self.recipe.text, self.student.model.head
+        pretrain_text(
+            self._read_words,
+            self.student.reader,
+            [*head.text_encoder.parameters(), *head.text_projection.parameters()],
+            self.tokenizer,
+            seed=self.recipe.seed,
+            steps=text.steps,
+            phrases=text.phrases,
+            learning_rate=text.learning_rate,
+        )
+        named, strange = resolved_share(measure_text(self._read_words, self.student.reader, self.tokenizer))
+        report(f"text {text.steps}/{text.steps}  {named:.0%} of held-out phrases have their class, {strange:.0%} of other concepts none")
+
+    def _read_words(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.student.model.encode_ids(ids, mask).features
+
+    def _begin(self, phase: PhaseName) -> None:
+        """A phase's first step: a fresh optimiser, and the moving average starts from the weights as they are."""
+        self.phase, self.step = phase, 0
+        settings = self.recipe.phase(phase)
+        groups = _groups(self.student, self.recipe.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+        self.average = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
 
     def _restore(self, state: State) -> None:
         made_by = (state.recipe, state.data_sha256)
         if made_by != (self.recipe.model_dump(mode="json"), self.data_sha256):
             raise TrainingError("a checkpoint of this recipe, number of steps and data", "one of another", "Train into another --out.")
-        self.model.load_state_dict(state.model)
+        self._begin(PHASES[state.phase])
+        self.student.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)
         self.average, self.step = dict(state.average), state.step
 
     def to_the_end(self, out: Path) -> None:
-        """The steps that remain, with a checkpoint every so many and after the last."""
+        """The phases and steps that remain, with a checkpoint every so many steps and at the end of each phase."""
+        for phase in PHASES[PHASES.index(self.phase) :]:
+            if phase != self.phase:
+                self.student.load_state_dict(self.average)
+                self._begin(phase)
+            self._finish_phase(out)
+
+    def _finish_phase(self, out: Path) -> None:
         started, first, shown = time.monotonic(), self.step, 0.0
-        while self.step < self.recipe.steps:
-            loss = self.advance(self.mixture.batch(self.step))
-            shown = loss if self.step == first + 1 else 0.95 * shown + 0.05 * loss
-            seconds = (time.monotonic() - started) / (self.step - first)
-            if self.step % 10 == 0 or self.step == self.recipe.steps:
-                left = seconds * (self.recipe.steps - self.step) / 60
-                report(f"step {self.step}/{self.recipe.steps}  loss {shown:.3f}  {seconds:.2f} s/step  {left:.0f} min left")
-            if self.step % self.recipe.checkpoint_every == 0 or self.step == self.recipe.steps:
-                write_state(out, self.state())
+        steps = self.recipe.phase(self.phase).steps
+        with ThreadPoolExecutor(1) as ahead:  # the next crops are cut while the model learns from these
+            batch = ahead.submit(self.mixture.batch, self.phase, self.step)
+            while self.step < steps:
+                ready, batch = batch.result(), ahead.submit(self.mixture.batch, self.phase, self.step + 1)
+                loss = self.advance(ready)
+                shown = loss if self.step == first + 1 else 0.95 * shown + 0.05 * loss
+                seconds = (time.monotonic() - started) / (self.step - first)
+                if self.step % 10 == 0 or self.step == steps:
+                    left = seconds * (steps - self.step) / 60
+                    report(f"{self.phase} {self.step}/{steps}  loss {shown:.3f}  {seconds:.2f} s/step  {left:.0f} min left")
+                if self.step % self.recipe.checkpoint_every == 0 or self.step == steps:
+                    write_state(out, self.state())
 
     def advance(self, batch: Batch) -> float:
         """One optimiser step; the loss."""
+        settings = self.recipe.phase(self.phase)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * one_cycle(self.step / self.recipe.steps, self.recipe.warmup)
-        ids, mask = (torch.from_numpy(a) for a in self.tokenizer.encode(batch.words))
-        images = torch.from_numpy(batch.images).contiguous(memory_format=torch.channels_last)
-        self.model.train()
-        logits, presence = self.model(images, ids, mask)
-        loss = total_loss(logits, presence, torch.from_numpy(batch.codes.astype(np.int64)), self.recipe.presence_weight)
+            group["lr"] = settings.learning_rate * one_cycle(self.step / settings.steps, settings.warmup)
+        self.student.train()
+        loss = self._loss(batch)
         if not torch.isfinite(loss):
             raise TrainingError("a finite loss", f"{loss.item()} at step {self.step}", "Lower learning_rate in the recipe.")
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.step += 1
         self._average()
         return float(loss.item())
 
+    def _loss(self, batch: Batch) -> Tensor:
+        images = torch.from_numpy(batch.images).contiguous(memory_format=torch.channels_last)
+        codes = torch.from_numpy(batch.codes.astype(np.int64))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            if self.phase == "dense":
+                dense = self.student.dense_logits(images)
+            else:
+                ids, mask = (torch.from_numpy(a) for a in self.tokenizer.encode(batch.words, rng=np.random.default_rng(self.step)))
+                answers = self.student.prompted(images, ids, mask)
+        if self.phase == "dense":
+            return dense_loss(dense.float(), codes)
+        semantic = total_loss(answers.logits.float(), answers.presence.float(), codes, self.recipe.presence_weight)
+        rng = np.random.default_rng([self.recipe.seed, len(PHASES), self.step])
+        words = _TEXT_WEIGHT * text_loss(self._read_words, self.student.reader, self.tokenizer, _PHRASES, rng)
+        instances = instance_loss(answers.found, batch.instances) + absence_loss(answers.silent)
+        return semantic + words + self.recipe.instance_weight * instances
+
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.recipe.ema_decay, self.step / (self.step + 10))
-        for name, tensor in self.model.state_dict().items():
+        for name, tensor in self.student.state_dict().items():
             if tensor.is_floating_point():
                 self.average[name].lerp_(tensor, 1 - decay)
 
     def state(self) -> State:
         """What a checkpoint keeps."""
-        recipe = self.recipe.model_dump(mode="json")
-        return State(self.step, self.model.state_dict(), self.average, self.optimizer.state_dict(), recipe, self.data_sha256)
+        recipe, phase = self.recipe.model_dump(mode="json"), PHASES.index(self.phase)
+        return State(phase, self.step, self.student.state_dict(), self.average, self.optimizer.state_dict(), recipe, self.data_sha256)
+
+    def averaged_model(self) -> dict[str, Tensor]:
+        """What is exported: the model's averaged weights, without the dense head."""
+        return {name.removeprefix("model."): t for name, t in self.average.items() if name.startswith("model.")}
 
 
 def report(line: str) -> None:
@@ -146,8 +261,9 @@ def export(folder: Path, recipe: Recipe, average: dict[str, Tensor], data_sha256
     """Writes the averaged weights as float16, with all that says what they mean."""
     config: dict[str, Any] = {
         "model_type": MODEL_TYPE,
-        "architecture": asdict(Architecture()),
-        "vocabulary": list(known_words()),
+        "architecture": asdict(Architecture(backbone=recipe.backbone)),
+        "tokenizer": build_tokenizer().to_json(),
+        "words": list(class_nouns()),
         "gsd_m": recipe.gsd_m,
         "gsd_range_m": list(recipe.gsd_range_m),
         "tile_px": recipe.tile_px,
@@ -167,7 +283,7 @@ def export(folder: Path, recipe: Recipe, average: dict[str, Tensor], data_sha256
     write_weights(folder, config, tensors)
 
 
-def _groups(model: TinySam3, decay: float) -> list[dict[str, Any]]:
+def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
     """Weight decay on matrices and filters, none on biases, norms and embeddings of one dimension."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return [

@@ -16,7 +16,7 @@ MODEL_TYPE = "rs-tiny"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SHIPPED = Path(__file__).parent / "weights" / MODEL_TYPE
 """Weights that the package carries."""
-KEYS = ("model_type", "architecture", "vocabulary", "gsd_m", "gsd_range_m", "tile_px", "training")
+KEYS = ("model_type", "architecture", "tokenizer", "words", "gsd_m", "gsd_range_m", "tile_px", "training")
 
 
 def read_weights_config(folder: Path) -> dict[str, Any]:
@@ -66,6 +66,19 @@ def write_weights(folder: Path, config: Mapping[str, Any], tensors: Mapping[str,
     (aside / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
     (aside / WEIGHTS).chmod(0o644)  # safetensors makes it readable by its owner alone
     install_folder(aside, folder)
+
+
+def write_calibration(folder: Path, calibration: Mapping[str, Mapping[str, float]]) -> None:
+    """Puts a calibration into config.json, in place of an older one; the weights stay, their digest changes with what they mean.
+
+    Raises
+    ------
+    SegmenterError: not a weights folder.
+    """
+    config = read_weights_config(folder) | {"calibration": {name: dict(values) for name, values in sorted(calibration.items())}}
+    aside = folder / f".{CONFIG}.{os.getpid()}"
+    aside.write_text(json.dumps(config, indent=1) + "\n")
+    aside.replace(folder / CONFIG)
 
 
 def install_folder(aside: Path, folder: Path) -> None:
