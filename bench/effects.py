@@ -8,7 +8,7 @@ A preset may carry settings after a plus: `none+scoring.tta.flips=true` is the p
 Mean IoU of the plain model on three places, and each preset's difference to it with a paired 95 % bootstrap interval over the
 images, all through `rs-seg evaluate`'s own path. Dubai: Tile 7, which training never saw. Banepa: the drone chips of the
 south-eastern quarter, which it never saw either, one by one at 0.5 m; buildings alone. Chesapeake: eight patches at two dates,
-nothing but trees in them: vegetation alone, and training DID see them. CLIP is not here: it has no open weights in reach of this machine.
+nothing but trees in them: vegetation alone, and training DID see them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rs_pipeline.layouts import class_set, load_layout
 from rs_pipeline.reporting import Silent
 from rs_pipeline.scorecard import describe
 
-PRESETS = ("none", "smooth", "lowpass", "laplacian", "guided", "presence_gate", "query_gate", "prune")
+PRESETS = ("none", "smooth", "lowpass", "laplacian", "guided", "presence_gate", "query_gate", "prune", "clip")
 CHIP_PX, CHIP_GSD_M, MODEL_GSD_M = 512, 0.13, 0.5
 
 

@@ -185,6 +185,13 @@ def test_each_class_meets_its_own_texts_and_contrast_meets_none(model):
     assert corners.round(2).tolist() == [[1, 0], [1, 0], [0, 1], [0, 0]], "road, street, water, sky; clockwise by rows"
 
 
+def test_a_contrast_text_that_is_asked_for_is_not_held_against_itself(model):
+    sets = ("refine.clip.strength=1", "refine.clip.scale=1")
+    alone = segment(model, ["clip"], *sets, "refine.clip.contrast=[sky]", clip=FourTexts())
+    named = segment(model, ["clip"], *sets, "refine.clip.contrast=[road, sky, water]", clip=FourTexts())
+    np.testing.assert_array_equal(named, alone)
+
+
 def test_the_gate_looks_at_clips_own_features_even_in_the_proxy_form(model, monkeypatch):
     seen = []
     monkeypatch.setattr(

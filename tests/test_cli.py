@@ -228,7 +228,7 @@ def test_models_are_listed_and_shown(capsys):
 def test_training_says_what_it_lacks_in_one_line(capsys, tmp_path):
     recipe, flags = ROOT / "configs" / "train" / "rs-tiny.yaml", ["--data", tmp_path / "none", "--out", tmp_path / "out"]
     none = ROOT / "configs" / "classes" / "default.yaml"
-    for config, message in ((recipe, "a folder of training data"), (none, "`model:` one of rs-tiny")):
+    for config, message in ((recipe, "a folder of training data"), (none, "`model:` one of rs-clip, rs-tiny")):
         code, _, err = rs_seg(capsys, "train", "--config", config, *flags)
         assert code in {1, 2}
         assert message in err

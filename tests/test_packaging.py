@@ -29,7 +29,8 @@ def test_the_wheel_has_the_packages_the_configuration_and_the_weights_and_no_mor
     assert (site / "rs_pipeline" / "configs" / "run.yaml").is_file()
     report = {p.name for p in (site / "rs_pipeline" / "report").iterdir()}
     assert {"report.html", "report.css", "report.js", "leaflet_licence.txt"} <= report
-    assert (site / "rs_model" / "weights" / "rs-tiny" / "model.safetensors").is_file()
+    for model in ("rs-tiny", "rs-clip"):
+        assert (site / "rs_model" / "weights" / model / "model.safetensors").is_file()
     assert size < 14e6
 
 

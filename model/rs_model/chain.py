@@ -31,7 +31,7 @@ TOKEN_STEPS = ("smooth", "lowpass", "laplacian")
 
 
 class DenseClipLike(Protocol):
-    """What the chain needs of CLIP; `rs_model.clip.DenseClip` is it."""
+    """What the chain needs of CLIP; `rs_model.clip_dense.DenseClip` is it."""
 
     def features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) → (N, h, w, D)."""
@@ -106,8 +106,10 @@ class Chain:
         settings, tokens = self.settings.clip, pyramid.tokens.float()
         proxy = settings.fusion == "proxy"
         features = clip.proxy_features(images, tokens, pyramid.grid) if proxy else clip.features(images)
-        class_of_text = [k for k, group in enumerate(words) for _ in group] + [CONTRAST] * len(settings.contrast)
-        texts = clip.encode_texts([word for group in words for word in group] + list(settings.contrast))
+        asked = [word for group in words for word in group]
+        contrast = [text for text in settings.contrast if text not in asked]  # a class is not held against itself
+        class_of_text = [k for k, group in enumerate(words) for _ in group] + [CONTRAST] * len(contrast)
+        texts = clip.encode_texts(asked + contrast)
         size = (probabilities.shape[-2], probabilities.shape[-1])
         prior = class_prior(features, texts, class_of_text, len(words), settings.scale, size)
         strength: float | Tensor = settings.strength

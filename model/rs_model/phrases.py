@@ -129,13 +129,13 @@ def _class_phrase(name: str, rng: np.random.Generator) -> str:
     """The noun decides, being last; where nobody knows it, what is said of it does."""
     kind = language().kinds[name]
     noun, lot = _pick(kind.nouns, rng), rng.random()
-    if lot < 0.35:
+    if lot < 0.25:
         return noun
-    if lot < 0.55:
+    if lot < 0.43:
         return _qualified(noun, kind.adjectives, rng)
-    if lot < 0.65:
+    if lot < 0.58:
         return f"{_pick(kind.adjectives, rng)} {pseudo_word(rng)}"
-    if lot < 0.80:
+    if lot < 0.72:
         return _compound(name, rng)
     if lot < 0.90:
         return f"{_stranger(rng)} {noun}"
@@ -163,7 +163,7 @@ def _foreign_phrase(rng: np.random.Generator) -> str:
         phrase = _qualified(concept, (), rng)
     elif lot < 0.72:
         phrase = pseudo_word(rng)
-    elif lot < 0.78:
+    elif lot < 0.82:
         phrase = _qualified(pseudo_word(rng), (), rng)
     else:
         named = kinds[_pick(tuple(SYNONYMS), rng)]
