@@ -142,7 +142,8 @@ class ClipRun:
         for windows, meaning in zip(features, shown, strict=True):
             said = torch.from_numpy(meaning > 0)
             same = torch.from_numpy(meaning[meaning > 0][:, None] == meant)
-            losses.append(contrast(*self.contrast.get_logits(F.normalize(windows[said].float(), dim=-1), texts, scale), same))
+            per_window, per_text = self.contrast.get_logits(F.normalize(windows[said].float(), dim=-1), texts, scale)
+            losses.append(contrast(per_window, per_text, same))
         return torch.stack(losses).mean()
 
     def _captions(

@@ -120,7 +120,7 @@ def _pooled(encode: Encode, encoded: tuple[NDArray[np.int64], NDArray[np.int64]]
     """Mean over the tokens of each prompt, and its last one: (P, C) each."""
     ids, mask = map(torch.from_numpy, encoded)
     order = mask.sum(1).argsort(stable=True)
-    parts = [_pool(encode, ids[part], mask[part]) for part in order.split(_GROUP)]
+    parts = [_pool(encode, ids[part], mask[part]) for part in torch.split(order, _GROUP)]
     mean, last = (torch.cat(pooled)[order.argsort()] for pooled in zip(*parts, strict=True))
     return mean, last
 

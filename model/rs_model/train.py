@@ -100,7 +100,8 @@ class Student(nn.Module):
 
     def dense_logits(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] → (N, 5, H/4, W/4)."""
-        return self.dense(self.model.encode_images(images).levels)
+        logits: Tensor = self.dense(self.model.encode_images(images).levels)
+        return logits
 
     def prompted(self, images: Tensor, ids: Tensor, mask: Tensor) -> Answers:
         """Every image with every prompt; the prompt of token ids (P, T) that is `BUILDING`-th is the one that has instances."""
