@@ -55,6 +55,15 @@ def test_calibrated_scores_keep_what_they_promise_and_are_likelier_than_before(s
     assert surprise(found.apply(logit(scores))) <= surprise(scores) + 1e-6
 
 
+def test_a_temperature_alone_moves_nothing_across_one_half():
+    tally = Tally.of(*drawn(3, 2.0, 0.5))
+    found = fit_scaling([tally], with_bias=False)
+    assert found.bias == 0
+    assert found.temperature > 1
+    assert found.apply(np.zeros(1)).tolist() == [0.5]
+    assert reliability(tally, found.apply).error < reliability(tally).error
+
+
 def test_every_place_weighs_the_same_however_many_pixels_it_has():
     one, other = Tally.of(*drawn(1, 2.0, 0.0)), Tally.of(*drawn(2, 0.5, 1.0))
     assert fit_scaling([one, other]) == fit_scaling([Tally(one.counts * 50), other])

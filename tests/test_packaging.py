@@ -27,6 +27,7 @@ def test_the_wheel_has_the_packages_the_configuration_and_the_weights_and_no_mor
     site, size = unpacked
     assert {p.name for p in site.iterdir() if not p.name.endswith(".dist-info")} == {"rs_pipeline", "rs_model", "rs_flows"}
     assert (site / "rs_pipeline" / "configs" / "run.yaml").is_file()
+    assert (site / "rs_model" / "phrases.yaml").is_file()
     report = {p.name for p in (site / "rs_pipeline" / "report").iterdir()}
     assert {"report.html", "report.css", "report.js", "leaflet_licence.txt"} <= report
     for model in ("rs-tiny", "rs-clip"):

@@ -9,7 +9,7 @@ from PIL import Image
 from rs_model import calibrate, imagery, score_tables
 from rs_model.calibration import Scaling
 from rs_model.labels import CLASSES, IGNORE, NOT_BUILDING
-from rs_model.pictures import Album, reliability_diagram
+from rs_model.pictures import Album, mistakes, reliability_diagram
 from rs_model.places import CALIBRATION_SEEDS, PLACES, TEST_SEEDS, Place
 from rs_model.scenes import Scene
 from rs_model.score import NO_TRUTH, PlaceScore, all_classes, labels_of, options_of, places_of, score_places, truth_of
@@ -145,11 +145,11 @@ def drawn_place(split, seed, name=None):
 
 def test_a_calibration_is_fitted_on_the_calibration_places_alone_and_found(tmp_path):
     scores = score_places(Vague(), 128, tmp_path, [drawn_place("calibration", 1), drawn_place("test", 2), place("test")])
-    found = calibrate.fit(scores)
+    found = calibrate.fit(scores, "platt")
     assert set(found) == {"road", "land"}
     assert found["road"].temperature == pytest.approx(2, rel=0.15)
     assert found["road"].bias == pytest.approx(0.5, abs=0.1)
-    assert found == calibrate.fit(scores[:1])
+    assert found == calibrate.fit(scores[:1], "platt")
     before, after = calibrate.score_both(Vague(), 128, tmp_path, [s.place for s in scores], found)
     assert [s.iou("road", as_run=False) for s in before] == [s.iou("road", as_run=False) for s in scores]
     for old, new in zip(before[:2], after, strict=False):
@@ -162,7 +162,7 @@ def test_a_calibration_is_fitted_on_the_calibration_places_alone_and_found(tmp_p
 def test_a_scaling_that_all_classes_share_leaves_the_likeliest_class_as_it_is(tmp_path):
     places = [place("calibration"), place("test", first=5)]
     scores = score_places(Knowing(0.6, 0.3), 64, tmp_path, places)
-    found = calibrate.fit(scores, shared=True)
+    found = calibrate.fit(scores, "shared")
     assert set(found) == set(CLASSES)
     assert len(set(found.values())) == 1
     assert found["road"] != Scaling(1, 0)
@@ -193,12 +193,27 @@ def test_the_best_and_the_worst_test_images_are_drawn(tmp_path):
     files = album.save()
     assert [file.name for file in files] == ["best-1.jpg", "worst-1.jpg"]
     with Image.open(files[0]) as picture:
-        assert picture.size == (3 * 48 + 2 * 6, 48 + 16)
+        assert picture.size == (4 * 48 + 3 * 6, 48 + 16)
+
+
+def test_pictures_of_maps_alone_hold_no_imagery(tmp_path):
+    album = Album(tmp_path / "pictures", each=1, imagery=False)
+    score_places(Knowing(0.9, 0.3), 64, tmp_path, [place(scenes=3)], album.look)
+    with Image.open(album.save()[0]) as picture:
+        assert picture.size == (2 * 48 + 6, 48 + 16)
+
+
+def test_mistakes_are_red_and_what_is_not_known_is_grey():
+    drawn = mistakes(np.array([[1, 2, NO_TRUTH]], np.uint8), np.array([[1, 1, 1]], np.uint8))
+    right, wrong, unknown = drawn[0].tolist()
+    assert wrong[0] > 2 * max(wrong[1:])
+    assert right[1] > right[0]
+    assert len(set(unknown)) == 1
 
 
 def test_a_reliability_diagram_has_a_square_for_each_class(tmp_path):
     scores = score_places(Vague(), 128, tmp_path, [drawn_place("calibration", 1)])
-    fitted = calibrate.fit(scores)
+    fitted = calibrate.fit(scores, "platt")
     curves = calibrate.curves_of(scores, fitted, "calibration")
     assert [*curves] == ["land", "road"]
     before, after = (curve.reliability.error for curve in curves["road"])

@@ -61,7 +61,7 @@ def turn(image: NDArray[np.uint8], codes: NDArray[np.uint8], rng: np.random.Gene
 def disturb(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
     """What another light, lens, sensor and coding would have made of it: (S, S, 3) uint8 → float32 in [0, 1].
 
-    Colours stay what they are: exchanged channels and grey pictures were tried and blurred the border between water and plants.
+    Colours roughly stay what they are: vegetation and water are known by them.
     """
     picture = Image.fromarray(np.ascontiguousarray(image))
     if rng.random() < 0.2:

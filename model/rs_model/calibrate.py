@@ -1,13 +1,13 @@
 """Calibration and thresholds of a model, from the calibration split: `python -m rs_model.calibrate --data ../shared/data`.
 
-    python -m rs_model.calibrate --data DIR [--model FOLDER] [--shared] [--write] [--diagram OUT.png] [--set KEY=VALUE]
-                                 [--threads N]
+    python -m rs_model.calibrate --data DIR [--model FOLDER] [--form temperature|shared|platt] [--write]
+                                 [--diagram OUT.png] [--set KEY=VALUE] [--threads N]
 
-Fits a temperature and a bias for each class, or with `--shared` one of each for all classes, which leaves the likeliest class of
-every pixel as it is: scalings of their own make rare classes rarer where classes compete. Prints calibration error and IoU before
-and after on the calibration and the test places, and the IoU of thresholds after it. (A run scales each tile, here the blended
-windows are: a difference in the third decimal.) `--write` puts the calibration into the weights folder's config.json. The thresholds
-are for `configs/classes/default.yaml`; nothing here is chosen on a test place.
+Fits a temperature for each class; or, with `--form shared`, one temperature and one bias for all classes, which leaves the likeliest
+class of every pixel as it is; or, with `--form platt`, both for each class, which makes rare classes rarer where classes compete.
+Prints calibration error and IoU before and after on the calibration and the test places, and the IoU of thresholds after it. (A run
+scales each tile, here the blended windows are: a difference in the third decimal.) `--write` puts the calibration into the weights
+folder's config.json. The thresholds are for `configs/classes/default.yaml`; nothing here is chosen on a test place.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,20 +35,21 @@ from rs_model.weights import SHIPPED, write_calibration
 from rs_pipeline.errors import RsSegError
 from rs_pipeline.segmenter import Segmenter
 
+Form = Literal["temperature", "shared", "platt"]
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 96, 5))
 
 
-def fit(scores: Sequence[PlaceScore], *, shared: bool = False) -> dict[str, Scaling]:
+def fit(scores: Sequence[PlaceScore], form: Form = "temperature") -> dict[str, Scaling]:
     """A scaling for each class that some calibration place knows and holds; the others stay as they are.
 
-    With `shared`, one scaling for all five, every class of every place weighing the same.
+    `shared`: one for all five, every class of every place weighing the same.
     """
     known = {
         name: [tally for tally in tallies_of(scores, name, "calibration") if tally.counts[:, 1:].any(axis=1).all()] for name in CLASSES
     }
-    if shared:
+    if form == "shared":
         return dict.fromkeys(CLASSES, fit_scaling([tally for tallies in known.values() for tally in tallies]))
-    return {name: fit_scaling(tallies) for name, tallies in known.items() if tallies}
+    return {name: fit_scaling(tallies, with_bias=form == "platt") for name, tallies in known.items() if tallies}
 
 
 def score_both(
@@ -141,14 +143,14 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=SHIPPED, help="weights folder; the shipped one if left out")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="a setting of the model")
     parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--shared", action="store_true", help="one temperature and bias for all classes")
+    parser.add_argument("--form", choices=get_args(Form), default="temperature", help="what is fitted")
     parser.add_argument("--write", action="store_true", help="put the calibration into the weights folder")
     parser.add_argument("--diagram", type=Path, metavar="OUT.png", help="draw reliability, before and after, on both splits")
     args = parser.parse_args()
     try:
         provider = tiny_provider(args.model)
         tile_px, segmenter = provider.info().tile_px, provider.load(options_of(*args.sets, "scoring.calibrated=false"), args.threads)
-        calibration = fit(score_places(segmenter, tile_px, args.data, places_of(("calibration",))), shared=args.shared)
+        calibration = fit(score_places(segmenter, tile_px, args.data, places_of(("calibration",))), args.form)
         before, after = score_both(segmenter, tile_px, args.data, places_of(("calibration", "test")), calibration)
         for part in (describe_errors(before, after, calibration), describe_iou(before, after), describe_thresholds(after)):
             print(part, end="\n\n")  # noqa: T201

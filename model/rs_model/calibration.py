@@ -55,8 +55,8 @@ def training_class(prompts: Sequence[str]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def fit_scaling(places: Sequence[Tally]) -> Scaling:
-    """The scaling of the least binary negative log-likelihood, every place weighing the same.
+def fit_scaling(places: Sequence[Tally], *, with_bias: bool = True) -> Scaling:
+    """The scaling of the least binary negative log-likelihood, every place weighing the same; without a bias, the best temperature.
 
     Pixels of probability 0, where a prompt was found absent, are left out: no scaling moves them.
 
@@ -78,8 +78,9 @@ def fit_scaling(places: Sequence[Tally]) -> Scaling:
         return float(value), np.array([(error * log_odds).sum(), error.sum()])
 
     coldest, hottest = TEMPERATURES
+    bounds = [(1 / hottest, 1 / coldest), (None, None) if with_bias else (0.0, 0.0)]
     # Convex in slope and bias, so where it starts decides nothing.
-    best = minimize(loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=[(1 / hottest, 1 / coldest), (None, None)], tol=1e-10)
+    best = minimize(loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-10)
     return Scaling(round(float(1 / best.x[0]), 4), round(float(best.x[1]), 4))
 
 

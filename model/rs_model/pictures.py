@@ -1,4 +1,4 @@
-"""Small pictures for the model card: image, truth and prediction side by side, and reliability diagrams."""
+"""Small pictures for the model card: image, truth, prediction and mistakes side by side, and reliability diagrams."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from rs_pipeline.classes import ClassSet
 
 LONGEST_PX = 360
 """Of one panel."""
+MOST_COLOURS = 16
+"""Of a map of labels."""
 GAP_PX = 6
 _BACKGROUND, _UNKNOWN, _PAPER, _INK = (235, 235, 235), (120, 120, 120), (255, 255, 255), (40, 40, 40)
+_RIGHT, _WRONG = (205, 225, 205), (200, 30, 30)
 _DIAGRAM_PX, _MARGIN_PX = 220, 28
 _COLOURS = {"before": (200, 120, 40), "after": (30, 90, 200)}
 
@@ -33,12 +36,20 @@ def paint(labels: NDArray[np.uint8], classes: ClassSet) -> NDArray[np.uint8]:
     return palette[labels]
 
 
+def mistakes(truth: NDArray[np.uint8], found: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W) labels of truth and prediction → (H, W, 3): right pale, wrong red, unknown dark grey."""
+    picture = np.where((truth == found)[..., None], _RIGHT, _WRONG).astype(np.uint8)
+    picture[truth == NO_TRUTH] = _UNKNOWN
+    return picture
+
+
 def panels(pictures: Sequence[NDArray[np.uint8]], title: str) -> Image.Image:
     """Pictures (H, W, 3) of one size side by side, each made small, under a line of text."""
     small = [Image.fromarray(np.ascontiguousarray(picture)) for picture in pictures]
-    for i, picture in enumerate(small):
-        # Labels have no values between two colours.
-        picture.thumbnail((LONGEST_PX, LONGEST_PX), Image.Resampling.BILINEAR if i == 0 else Image.Resampling.NEAREST)
+    for picture in small:
+        # Labels have no values between two colours, but few colours; imagery has many.
+        is_map = picture.getcolors(MOST_COLOURS) is not None
+        picture.thumbnail((LONGEST_PX, LONGEST_PX), Image.Resampling.NEAREST if is_map else Image.Resampling.BILINEAR)
     width, height = small[0].size
     sheet = Image.new("RGB", (len(small) * (width + GAP_PX) - GAP_PX, height + 16), _PAPER)
     ImageDraw.Draw(sheet).text((2, 2), title, _INK)
@@ -48,18 +59,23 @@ def panels(pictures: Sequence[NDArray[np.uint8]], title: str) -> Image.Image:
 
 
 class Album:
-    """Image, truth and prediction of the best and the worst test images; holds their thumbnails until all were seen."""
+    """The best and the worst test images: image, truth, prediction and mistakes, or the last two where the imagery must stay at home.
 
-    def __init__(self, folder: Path, each: int = 3) -> None:
-        self._folder, self._each, self._classes = folder, each, all_classes()
+    Holds their thumbnails until all were seen.
+    """
+
+    def __init__(self, folder: Path, each: int = 3, *, imagery: bool = True) -> None:
+        self._folder, self._each, self._imagery, self._classes = folder, each, imagery, all_classes()
         self._seen: list[tuple[float, str, Image.Image]] = []
 
     def look(self, place: Place, scene: Scene, scores: Scores, iou: float) -> None:
         """Takes a test image's thumbnail; other splits are left out, and so are images without a class."""
         if place.split == "test" and not np.isnan(iou):
-            found = labels_of(scores, self._classes, place)
-            shown = [scene.image, *(paint(labels, self._classes) for labels in (truth_of(scene, place), found))]
-            self._seen.append((iou, scene.name, panels(shown, f"{scene.name}: image | truth | prediction, IoU {iou:.2f}")))
+            truth, found = truth_of(scene, place), labels_of(scores, self._classes, place)
+            shown = {"prediction": paint(found, self._classes), "mistakes": mistakes(truth, found)}
+            if self._imagery:
+                shown = {"image": scene.image, "truth": paint(truth, self._classes), **shown}
+            self._seen.append((iou, scene.name, panels(list(shown.values()), f"{scene.name}: {' | '.join(shown)}, IoU {iou:.2f}")))
 
     def save(self) -> list[Path]:
         """Writes `best-1.jpg` … and `worst-1.jpg` …; the files."""

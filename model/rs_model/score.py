@@ -1,7 +1,7 @@
 """Every figure of the model card, from one command: `python -m rs_model.score --data ../shared/data`.
 
     python -m rs_model.score --data DIR [--model FOLDER] [--split test,calibration,train] [--set scoring.tta.flips=true]
-                             [--threads N] [--card] [--json] [--pictures OUT]
+                             [--threads N] [--card] [--json] [--pictures OUT [--maps-only]]
 
 IoU and expected calibration error per place and class. Two rules give labels. *Likeliest*: the likeliest of the five classes, no
 threshold, one confusion matrix over the labelled pixels of a place. *As a run*: the same, where it reaches its class's threshold
@@ -177,6 +177,7 @@ def main() -> int:
     parser.add_argument("--card", action="store_true", help="Markdown, as the model card has it")
     parser.add_argument("--json", action="store_true", help="JSON")
     parser.add_argument("--pictures", type=Path, metavar="OUT", help="folder for pictures of test images and of all imagery")
+    parser.add_argument("--maps-only", action="store_true", help="pictures of predictions and mistakes alone, without imagery")
     args = parser.parse_args()
     try:
         provider = tiny_provider(args.model)
@@ -184,14 +185,15 @@ def main() -> int:
         if args.pictures is not None:
             from rs_model.pictures import Album
 
-            album = Album(args.pictures)
+            album = Album(args.pictures, imagery=not args.maps_only)
         look = None if album is None else album.look
         scores = score_places(segmenter, info.tile_px, args.data, places_of(args.split.split(",")), look)
         print(json.dumps(as_json(scores, info)) if args.json else as_card(scores) if args.card else as_text(scores))  # noqa: T201
         if album is not None:
+            album.save()
+        if args.pictures is not None and not args.maps_only:
             from rs_model.imagery import draw_imagery
 
-            album.save()
             for line in draw_imagery(args.data, args.pictures, args.model, args.sets):
                 print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
     except RsSegError as error:

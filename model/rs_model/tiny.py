@@ -29,6 +29,7 @@ class TinySam3(nn.Module):
     """The model. Images come as (N, 3, H, W) float32 in [0, 1], H and W multiples of 32."""
 
     has_trained_queries = False
+    """Do masks of single queries mean anything; weights say so."""
     tiles_on_cpu: int | None = None
 
     def __init__(self, architecture: Architecture, tokenizer: Tokenizer) -> None:
@@ -88,6 +89,7 @@ def load_tiny(folder: Path) -> TinySam3:
     try:
         model = TinySam3(Architecture(**config["architecture"]), Tokenizer.from_json(config["tokenizer"]))
         model.load_state_dict(load_file(folder / WEIGHTS))
+        model.has_trained_queries = bool(config.get("trained_queries", False))
     except (OSError, SafetensorError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise SegmenterError(f"{WEIGHTS} that fits its config.json", f"{folder} ({reason})", "Copy the whole folder again.") from error

@@ -35,8 +35,6 @@ from rs_model.weights import MODEL_TYPE, write_weights
 from rs_pipeline.errors import TrainingError
 
 BUILDING = CLASSES.index("building")
-
-
 _PHRASES, _TEXT_WEIGHT = 64, 0.1
 """Phrases of each prompted step, and the weight of their loss: images show few words, and the others would be forgotten."""
 
@@ -268,6 +266,7 @@ def export(folder: Path, recipe: Recipe, average: dict[str, Tensor], data_sha256
         "gsd_m": recipe.gsd_m,
         "gsd_range_m": list(recipe.gsd_range_m),
         "tile_px": recipe.tile_px,
+        "trained_queries": recipe.instance_weight > 0,
         "training": {
             "classes": list(CLASSES),
             "recipe": recipe.model_dump(mode="json"),
