@@ -140,7 +140,7 @@ def test_values_past_255_are_no_colour(tmp_path, make_scene):
 def test_dubai_needs_no_threshold_for_all_its_classes_and_one_for_some(tmp_path):
     layout = load_layout("dubai", tmp_path)
     assert [c.threshold for c in class_set(layout, ())] == [0] * 5
-    assert [c.threshold for c in class_set(layout, ("road", " Building "))] == [0.3, 0.5]
+    assert [c.threshold for c in class_set(layout, ("road", " Building "))] == [0.5, 0.5]
     assert [c.threshold for c in class_set(load_layout("loveda", tmp_path), ())] == [0.5] * 6
 
 
@@ -155,7 +155,7 @@ def test_pairs_take_classes_from_the_palette_file_or_the_vocabulary(tmp_path):
     (tmp_path / "mine.yaml").write_text("palette: {1: road, 2: Car}\n" + more)
     layout = load_layout("pairs", tmp_path, tmp_path / "mine.yaml")
     road, car = class_set(layout, ())
-    assert (road.name, road.threshold, car.name, car.prompts, car.colour) == ("road", 0.3, "car", ("car", "van"), (10, 11, 12))
+    assert (road.name, road.threshold, car.name, car.prompts, car.colour) == ("road", 0.5, "car", ("car", "van"), (10, 11, 12))
     assert layout.gsd_m == 0.1
 
 

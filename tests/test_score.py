@@ -172,16 +172,18 @@ def test_a_scaling_that_all_classes_share_leaves_the_likeliest_class_as_it_is(tm
         assert new.calibration_error("road") < old.calibration_error("road")
 
 
-def test_the_threshold_is_that_of_the_best_iou_on_the_calibration_places(tmp_path):
+def test_of_thresholds_as_good_as_the_best_on_the_calibration_places_the_nearest_to_a_half_is_taken(tmp_path):
     scores = score_places(Knowing(0.7), 64, tmp_path, [place("calibration"), place("test", first=7)])
     rows = {name: calibrate.iou_by_threshold(scores, name) for name in CLASSES}
     best = calibrate.best_thresholds(scores)
     for name, row in rows.items():
-        assert best[name] == calibrate.THRESHOLDS[int(row.argmax())]
+        assert best[name] == 0.5
         assert row[calibrate.THRESHOLDS.index(0.5)] == 1
         assert row[calibrate.THRESHOLDS.index(0.75)] == 0
     assert best == calibrate.best_thresholds(scores[:1])
-    assert "road:\n  threshold: 0.1" in calibrate.describe_thresholds(scores)
+    assert "road:\n  threshold: 0.5" in calibrate.describe_thresholds(scores)
+    unsure = score_places(Knowing(0.3), 64, tmp_path, [place("calibration")])  # at most 0.3, and 0.175 for the other classes
+    assert calibrate.best_thresholds(unsure) == dict.fromkeys(CLASSES, 0.3)
 
 
 # --- pictures

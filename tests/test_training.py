@@ -31,6 +31,7 @@ from rs_model.scenes import (
     stretch,
 )
 from rs_model.spectral import label, read_spectral
+from rs_model.tiny import load_tiny
 from rs_model.train import Run, one_cycle
 
 from rs_pipeline.errors import ConfigError, TrainingError
@@ -68,7 +69,9 @@ def recipe(tmp_path):
 
 def write_recipe(path, **changes):
     phase = {"steps": 3, "crop_px": 64, "crops": 2, "learning_rate": 0.001, "warmup": 0.1}
-    small = {"dense": phase, "prompted": phase, "checkpoint_every": 2, "mix": {"dubai": {"weight": 1, "zoom": [0.5, 2.0]}}}
+    text = {"steps": 3, "phrases": 16, "learning_rate": 0.002}
+    mix = {"dubai": {"weight": 1, "zoom": [0.5, 2.0]}}
+    small = {"text": text, "dense": phase, "prompted": phase, "checkpoint_every": 2, "mix": mix}
     path.write_text(yaml.safe_dump(yaml.safe_load(RECIPE.read_text()) | small | changes))
     return path
 
@@ -100,6 +103,12 @@ def test_a_run_killed_in_any_phase_ends_with_the_weights_of_a_whole_one(data, re
     assert summary["recipe"]["seed"] == 7
     assert set(summary["versions"]) == {"python", "torch", "transformers", "timm"}
     assert len(summary["data_sha256"]) == 64
+    assert load_tiny(whole).has_trained_queries
+
+
+def test_a_recipe_without_instances_makes_weights_whose_queries_are_not_used(data, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", instance_weight=0)
+    assert not load_tiny(train.train(recipe, data=data, out=tmp_path / "run", resume=False, steps=1)).has_trained_queries
 
 
 def test_a_checkpoint_is_not_overwritten_without_resume_nor_continued_with_another_recipe(data, recipe, tmp_path):

@@ -37,6 +37,8 @@ from rs_pipeline.segmenter import Segmenter
 
 Form = Literal["temperature", "shared", "platt"]
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 96, 5))
+AS_GOOD = 0.01
+"""Difference of IoU below which the calibration places, few as they are, do not tell two thresholds apart."""
 
 
 def fit(scores: Sequence[PlaceScore], form: Form = "temperature") -> dict[str, Scaling]:
@@ -76,9 +78,14 @@ def iou_by_threshold(scores: Sequence[PlaceScore], name: str) -> NDArray[np.floa
 
 
 def best_thresholds(scores: Sequence[PlaceScore]) -> dict[str, float]:
-    """By class, the lowest of equally good ones; classes that no calibration place holds are left out."""
+    """By class, of those as good as the best the nearest to a half; classes that no calibration place holds are left out."""
     rows = {name: iou_by_threshold(scores, name) for name in CLASSES}
-    return {name: THRESHOLDS[int(row.argmax())] for name, row in rows.items() if not np.isnan(row).any()}
+    found = {}
+    for name, row in rows.items():
+        if not np.isnan(row).any():
+            good = [threshold for threshold, iou in zip(THRESHOLDS, row, strict=True) if iou >= row.max() - AS_GOOD]
+            found[name] = min(good, key=lambda threshold: abs(threshold - 0.5))
+    return found
 
 
 def describe_errors(before: Sequence[PlaceScore], after: Sequence[PlaceScore], calibration: Calibration) -> str:
