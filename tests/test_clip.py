@@ -541,7 +541,7 @@ def test_the_preset_clip_runs_without_a_network(make_scene, settings_for, tmp_pa
         return scores_of(out).astype(int)
 
     plain, constrained = scores("none"), scores("clip", *sets)
-    assert abs(plain - constrained).max() > 2
+    assert abs(plain - constrained).max() > 1
     assert (constrained != 255).all()
 
 

@@ -124,7 +124,7 @@ def test_windows_are_seen_as_dense_clip_sees_patches_and_the_crop_as_the_tower_s
 
 def test_a_batch_of_which_nothing_is_known_teaches_nothing(data, recipe):
     run = run_of(recipe, data)
-    nothing = Batch(np.zeros((4, 3, 64, 64), np.float32), np.full((4, 64, 64), IGNORE, np.uint8), ())
+    nothing = Batch(np.zeros((4, 3, 64, 64), np.float32), np.full((4, 64, 64), IGNORE, np.uint8), (), ())
     assert run.loss(nothing).item() == 0
 
 

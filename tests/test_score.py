@@ -182,8 +182,8 @@ def test_of_thresholds_as_good_as_the_best_on_the_calibration_places_the_nearest
         assert row[calibrate.THRESHOLDS.index(0.75)] == 0
     assert best == calibrate.best_thresholds(scores[:1])
     assert "road:\n  threshold: 0.5" in calibrate.describe_thresholds(scores)
-    unsure = score_places(Knowing(0.3), 64, tmp_path, [place("calibration")])  # at most 0.3, and 0.175 for the other classes
-    assert calibrate.best_thresholds(unsure) == dict.fromkeys(CLASSES, 0.3)
+    unsure = score_places(Knowing(0.28), 64, tmp_path, [place("calibration")])  # 0.18 for the other classes
+    assert calibrate.best_thresholds(unsure) == dict.fromkeys(CLASSES, 0.25)
 
 
 # --- pictures
