@@ -32,7 +32,7 @@ COMMANDS = {
     "score": {"vocabulary", "mosaic"},
     "imagery": {"inference", "plan", "raster", "reporting", "run", "tiles"},
 }
-"""Commands of the model package that label as a run does, or run the pipeline; no other module imports them but for each other."""
+"""Commands of the model package that label as a run does, or run the pipeline."""
 
 
 @pytest.mark.parametrize("path", files("model/rs_model"), ids=str)

@@ -65,6 +65,11 @@ def is_resolved(landed: Landed, name: str, own: Landed) -> bool:
     return bool(iou.argmax() == k and iou[k] >= HALF * own.iou[k])
 
 
+def is_right(landed: Mapping[str, Landed], phrase: str, name: str) -> bool:
+    """Is a held-out phrase of a class resolved, or one of `OTHER` turned down."""
+    return landed[phrase].share <= NEXT_TO_NOTHING if name == OTHER else is_resolved(landed[phrase], name, landed[name])
+
+
 def land(segmenter: Segmenter, windows: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], phrases: Sequence[str]) -> dict[str, Landed]:
     """Every phrase over all windows: images (H, W, 3) with codes (H, W)."""
     counts = {phrase: np.zeros((len(CLASSES), 3), np.int64) for phrase in phrases}
@@ -87,8 +92,7 @@ def resolved_shares(landed: Mapping[str, Landed]) -> dict[str, dict[str, float]]
     shares: dict[str, dict[str, float]] = {}
     for name, kind in language().kinds.items():
         for group, phrases in kind.held_out.items():
-            right = [landed[p].share <= NEXT_TO_NOTHING if name == OTHER else is_resolved(landed[p], name, landed[name]) for p in phrases]
-            shares.setdefault(name, {})[group] = float(np.mean(right))
+            shares.setdefault(name, {})[group] = float(np.mean([is_right(landed, phrase, name) for phrase in phrases]))
     return shares
 
 
@@ -135,9 +139,11 @@ def _lines(shares: Mapping[str, Mapping[str, float]], landed: Mapping[str, Lande
         for phrases in kind.held_out.values():
             for phrase in phrases:
                 found = landed[phrase]
-                if name == OTHER and found.share > NEXT_TO_NOTHING:
+                if is_right(landed, phrase, name):
+                    continue
+                if name == OTHER:
                     lines.append(f"    {phrase!r} maps {found.share:.1%} of the ground")
-                elif name != OTHER and not is_resolved(found, name, landed[name]):
+                else:
                     lines.append(f"    {phrase!r} is nearest to {CLASSES[int(found.iou.argmax())]} (IoU {found.iou.max():.2f})")
     named = [share for name in CLASSES for share in shares[name].values()]
     lines.append(f"phrases of a class {np.mean(named):.3f}, other concepts {np.mean(list(shares[OTHER].values())):.3f}")
