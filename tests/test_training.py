@@ -16,7 +16,7 @@ from rs_model.labels import CLASSES, DRY, IGNORE, MEANING, NO, NOT_BUILDING, SEA
 from rs_model.losses import choice_loss, dense_loss, mask_loss, presence_of, targets_of, total_loss
 from rs_model.mixture import read_mixture
 from rs_model.provider import tiny_provider
-from rs_model.recipe import read_recipe
+from rs_model.recipe import PHASES, read_recipe
 from rs_model.scenes import (
     BANEPA_EAST_X,
     BANEPA_QUARTERS,
@@ -71,7 +71,7 @@ def write_recipe(path, **changes):
     phase = {"steps": 3, "crop_px": 64, "crops": 2, "learning_rate": 0.001, "warmup": 0.1}
     text = {"steps": 3, "phrases": 16, "learning_rate": 0.002}
     mix = {"dubai": {"weight": 1, "zoom": [0.5, 2.0]}}
-    small = {"text": text, "dense": phase, "prompted": phase, "checkpoint_every": 2, "mix": mix}
+    small = {"text": text, "dense": phase, "prompted": phase, "instances": phase, "checkpoint_every": 2, "mix": mix}
     path.write_text(yaml.safe_dump(yaml.safe_load(RECIPE.read_text()) | small | changes))
     return path
 
@@ -89,7 +89,7 @@ def stop_before(monkeypatch, phase, step):
     monkeypatch.setattr(Run, "advance", advance)
 
 
-@pytest.mark.parametrize(("phase", "step", "kept"), [("dense", 2, 2), ("prompted", 0, 3), ("prompted", 2, 2)])
+@pytest.mark.parametrize(("phase", "step", "kept"), [("dense", 2, 2), ("prompted", 0, 3), ("instances", 2, 2)])
 def test_a_run_killed_in_any_phase_ends_with_the_weights_of_a_whole_one(data, recipe, tmp_path, monkeypatch, phase, step, kept):
     whole = train.train(recipe, data=data, out=tmp_path / "whole", resume=False)
     stop_before(monkeypatch, phase, step)
@@ -106,9 +106,23 @@ def test_a_run_killed_in_any_phase_ends_with_the_weights_of_a_whole_one(data, re
     assert load_tiny(whole).has_trained_queries
 
 
-def test_a_recipe_without_instances_makes_weights_whose_queries_are_not_used(data, tmp_path):
-    recipe = write_recipe(tmp_path / "recipe.yaml", instance_weight=0)
-    assert not load_tiny(train.train(recipe, data=data, out=tmp_path / "run", resume=False, steps=1)).has_trained_queries
+def test_a_phase_changes_its_own_parts_alone(data, recipe):
+    run = Run(read_recipe(recipe, 1), read_mixture(data, read_recipe(recipe, 1)), None)
+    head = run.student.model.head
+    for phase in PHASES:
+        run._begin(phase)
+        before = {name: tensor.clone() for name, tensor in run.student.state_dict().items()}
+        run.advance(run.mixture.batch(phase, 0))
+        learning = {name for part in run.student.learns_in(phase) for name in names_in(run.student, part)}
+        changed = {name for name, tensor in run.student.state_dict().items() if not torch.equal(tensor, before[name])}
+        assert changed <= learning
+        assert {part for part in run.student.learns_in(phase) if changed & names_in(run.student, part)} == set(run.student.learns_in(phase))
+        assert not changed & names_in(run.student, head.text_encoder)
+
+
+def names_in(student, part):
+    (prefix,) = [name for name, module in student.named_modules() if module is part]
+    return {name for name in student.state_dict() if name.startswith(f"{prefix}.")}
 
 
 def test_a_checkpoint_is_not_overwritten_without_resume_nor_continued_with_another_recipe(data, recipe, tmp_path):

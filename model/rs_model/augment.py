@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from rs_model.labels import CLASSES, IGNORE
+from rs_model.labels import CLASSES, NOTHING
 from rs_model.scenes import Scene
 
 RARE_CENTRE = 0.6
 """Share of crops centred on a pixel of a class drawn evenly, so that rare classes are seen as often as common ones."""
+BLANK_SHARE = 0.08
+"""Share of crops with a blank margin."""
 
 
 def cut(scene: Scene, side_px: int, zoom: float, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -82,7 +84,7 @@ def disturb(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.fl
 
 
 def blank(image: NDArray[np.float32], codes: NDArray[np.uint8], rng: np.random.Generator) -> None:
-    """Sometimes, in place: a margin with no data, as scenes have at their border (0 in the image, nothing to learn)."""
-    if rng.random() < 0.05:
+    """Sometimes, in place: a margin with no data, as scenes have at their border: 0 in the image, and none of the classes."""
+    if rng.random() < BLANK_SHARE:
         edge = int(rng.integers(len(codes) // 8, len(codes) // 2))
-        image[:edge], codes[:edge] = 0, IGNORE
+        image[:edge], codes[:edge] = 0, NOTHING

@@ -21,6 +21,8 @@ IGNORE = 7
 """Nothing is known."""
 DRY = 8
 """Neither green nor wet: a roof, a road or bare ground."""
+NOTHING = 9
+"""No ground at all: a collar without data that the file does not declare."""
 
 YES, NO, UNKNOWN = 1, 0, -1
 
@@ -31,7 +33,8 @@ MEANING: NDArray[np.int8] = np.array(
         [UNKNOWN, NO, UNKNOWN, NO, NO],
         [UNKNOWN] * len(CLASSES),
         [UNKNOWN, UNKNOWN, UNKNOWN, NO, NO],
+        [NO] * len(CLASSES),
     ],
     np.int8,
 )
-"""(9, 5): what each code says about each class."""
+"""(10, 5): what each code says about each class."""

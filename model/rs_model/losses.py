@@ -49,8 +49,9 @@ def choice_loss(logits: Tensor, codes: Tensor) -> Tensor:
     return F.cross_entropy(logits, chosen, ignore_index=-100, reduction="sum") / count
 
 
-def presence_loss(logits: Tensor, present: Tensor) -> Tensor:
-    """Binary cross-entropy over the prompts whose presence is known; (N, 5) each."""
+def presence_loss(logits: Tensor, codes: Tensor) -> Tensor:
+    """Binary cross-entropy over the prompts whose presence is known; parameters as `total_loss` has them."""
+    present = F.pad(presence_of(targets_of(codes[:, ::2, ::2])), (0, logits.shape[1] - len(CLASSES)), value=NO)
     known = (present != UNKNOWN).float()
     return F.binary_cross_entropy_with_logits(logits, (present == YES).float(), weight=known, reduction="sum") / known.sum().clamp(min=1)
 
@@ -76,11 +77,7 @@ def total_loss(logits: Tensor, presence: Tensor, codes: Tensor, presence_weight:
     presence: (N, P) float logits.
     codes: (N, H, W) int64 label codes.
     """
+    present = presence_loss(presence, codes)
     logits, codes = _matched(logits, codes)
-    targets = targets_of(codes)
-    present = presence_of(targets)
-    others = logits.shape[1] - len(CLASSES)
-    targets = F.pad(targets, (0, 0, 0, 0, 0, others), value=NO)
-    present = F.pad(present, (0, others), value=NO)
-    choice = choice_loss(logits[:, : len(CLASSES)], codes)
-    return mask_loss(logits, targets) + choice + presence_weight * presence_loss(presence, present)
+    targets = F.pad(targets_of(codes), (0, 0, 0, 0, 0, logits.shape[1] - len(CLASSES)), value=NO)
+    return mask_loss(logits, targets) + choice_loss(logits[:, : len(CLASSES)], codes) + presence_weight * present

@@ -1,7 +1,10 @@
-"""What teaches the queries: each building of a crop is given to the query that fits it best, and the others are to say no.
+"""What teaches the queries: each building of a crop is given to the query whose box fits it best, and the others are to say no.
 
-The set loss of DETR (Carion et al. 2020, arXiv:2005.12872) with the masks of Mask2Former (Cheng et al. 2022, arXiv:2112.01527).
-Shapes: L decoder layers, B rows (an image with a prompt), Q queries, h·w cells of a mask, n instances of a row, M of all rows.
+The set loss of DETR (Carion et al. 2020, arXiv:2005.12872), matched by boxes alone; masks are held to their surroundings, as those
+that are cut at their own box may be (YOLACT, Bolya et al. 2019, arXiv:1904.02689): so small a model cannot tell one roof from
+another across the image by its contents. Scores by the varifocal loss (Zhang et al. 2021, arXiv:2008.13367): of a hundred queries most
+have nothing. Shapes: L decoder layers, B rows (an image with a prompt), Q queries, h·w cells of a mask, n instances of a row, M of
+all rows.
 """
 
 from __future__ import annotations
@@ -16,34 +19,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
 from transformers import Sam3Model
-from transformers.models.mask2former.modeling_mask2former import (
-    dice_loss,
-    pair_wise_dice_loss,
-    pair_wise_sigmoid_cross_entropy_loss,
-    sigmoid_cross_entropy_loss,
-)
-from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
+from transformers.models.mask2former.modeling_mask2former import dice_loss
 
 from rs_model.instances import InstanceTargets
-from rs_model.stages import Decoded, Fused, mask_logits
+from rs_model.stages import NOWHERE, Decoded, Fused, in_boxes, mask_logits, query_boxes
 
-NOWHERE = -30.0
-"""Logit of a cell that is left out: its probability and its loss are 0, and so are their gradients."""
+SURROUNDINGS = 2.0
+"""Sides of the window that a mask is held to, in sides of the instance's box."""
+LEAST_SIDE = 0.12
+"""Of that window, as a share of the image: a box of two cells has hardly any surroundings."""
 MOSTLY_UNKNOWN = 0.5
 """Share of a query's mask on unknown cells above which nobody can say that it found nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Of the parts of the loss, and of the costs that instances are given to queries by. Defaults: DETR's for boxes, Mask2Former's
-    for masks.
-    """
+    """Of the parts of the loss, and of the costs that instances are given to queries by. Defaults: DETR's for boxes."""
 
     score: float = 2.0
     box: float = 5.0
     giou: float = 2.0
     mask: float = 5.0
-    dice: float = 5.0
+    dice: float = 2.0
     quality: float = 0.5
     """A matched query is to score IoU ** quality, of its mask with its instance: 0 asks for 1 whatever the mask is like."""
 
@@ -90,27 +87,16 @@ def query_scores(sam: Sam3Model, decoded: Decoded, fused: Fused) -> Tensor:
     return scores.squeeze(-1)
 
 
-def query_boxes(sam: Sam3Model, layers: Tensor) -> Tensor:
-    """(L, B, Q, C) queries after each layer → (L, B, Q, 4) boxes, as `Sam3Model.forward` has them: each layer moves the last one's."""
-    decoder = sam.detr_decoder
-    box = decoder.reference_points.weight.sigmoid().expand(*layers.shape[1:3], 4)
-    boxes = []
-    for offset in decoder.box_head(layers):
-        box = (inverse_sigmoid(box) + offset).sigmoid()
-        boxes.append(box)
-    return torch.stack(boxes)
-
-
 def found_by(sam: Sam3Model, fused: Fused, decoded: Decoded, pixels: Tensor, rows: Tensor) -> Found:
     """What the queries of some rows say.
 
     Parameters
     ----------
-    pixels: (B, C, h, w) of `stages.embed_pixels`.
+    pixels: (R, C, h, w) of `stages.embed_pixels`, of those rows alone.
     rows: (R,) int64, those of the prompts that have instances.
     """
     scores = query_scores(sam, decoded, fused)[:, rows]
-    return Found(scores, query_boxes(sam, decoded.layers[:, rows]), mask_logits(sam, pixels[rows], decoded.queries[rows]))
+    return Found(scores, query_boxes(sam, decoded.layers[:, rows]), mask_logits(sam, pixels, decoded.queries[rows]))
 
 
 def instance_loss(found: Found, targets: Sequence[InstanceTargets], weights: Weights = DEFAULT) -> Tensor:
@@ -124,43 +110,52 @@ def instance_loss(found: Found, targets: Sequence[InstanceTargets], weights: Wei
     ----------
     targets: one per row, with masks of the size of `found.masks`.
     """
-    device = found.masks.device
+    device, size = found.masks.device, found.masks.shape[-2:]
     unknown = torch.stack([torch.from_numpy(t.unknown) for t in targets]).to(device)
-    logits = found.masks.float().masked_fill(unknown[:, None], NOWHERE).flatten(2)
-    rows, queries, masks, boxes = _assign(found, logits, targets, weights)
-    chosen = logits[rows, queries]
-    wanted = torch.zeros_like(found.scores[-1], dtype=torch.float32)
-    wanted[rows, queries] = _iou(chosen.detach() > 0, masks > 0) ** weights.quality
-    judged = ~_mostly(unknown, found.masks.detach())
-    judged[rows, queries] = True
+    rows, queries, masks, boxes = _assign(found, targets, weights)
     count = max(len(rows), 1)
-    loss = weights.mask * sigmoid_cross_entropy_loss(chosen, masks, count) + weights.dice * dice_loss(chosen, masks, count)
+    window = torch.cat([boxes[:, :2], (boxes[:, 2:] * SURROUNDINGS).clamp(min=LEAST_SIDE)], 1)
+    seen = (in_boxes(window, size, grow=1.0) & ~unknown[rows]).flatten(1)
+    chosen = found.masks[rows, queries].float().flatten(1)
+    inside = in_boxes(found.boxes[-1].detach().float(), size)
+    own = (chosen.detach() > 0) & (inside[rows, queries] & ~unknown[rows]).flatten(1)
+    wanted = torch.zeros_like(found.scores[-1], dtype=torch.float32)
+    wanted[rows, queries] = _iou(own, masks > 0) ** weights.quality
+    matched = torch.zeros_like(wanted, dtype=torch.bool)
+    matched[rows, queries] = True
+    judged = ~_mostly(unknown, found.masks.detach().float().sigmoid() * inside) | matched
+    entropy = F.binary_cross_entropy_with_logits(chosen, masks, weight=seen.float(), reduction="none").sum(1) / seen.sum(1).clamp(min=1)
+    loss = weights.mask * entropy.sum() / count + weights.dice * dice_loss(chosen.masked_fill(~seen, NOWHERE), masks, count)
     for scores, guess in zip(found.scores.float(), found.boxes.float(), strict=True):
         mine = guess[rows, queries]
         apart = generalized_box_iou_loss(_corners(mine), _corners(boxes), reduction="sum") / count
         loss = loss + weights.box * (mine - boxes).abs().sum() / count + weights.giou * apart
-        loss = loss + weights.score * _score_loss(scores, wanted, judged)
+        loss = loss + weights.score * _score_loss(scores, wanted, matched, judged) / count
     return loss
 
 
 def absence_loss(scores: Tensor, weights: Weights = DEFAULT) -> Tensor:
     """() float32: no query is to score where a prompt has no instances at all, whatever the crop shows; scores (L, B, Q) logits."""
-    silent = torch.zeros_like(scores[0], dtype=torch.float32)
-    parts = [_score_loss(layer, silent, torch.ones_like(silent, dtype=torch.bool)) for layer in scores.float()]
-    total: Tensor = weights.score * torch.stack(parts).sum()
+    nothing = torch.zeros_like(scores[0], dtype=torch.float32)
+    nobody = torch.zeros_like(nothing, dtype=torch.bool)
+    parts = [_score_loss(layer, nothing, nobody, ~nobody) for layer in scores.float()]
+    total: Tensor = weights.score * torch.stack(parts).sum() / max(len(nothing), 1)
     return total
 
 
-def _score_loss(scores: Tensor, wanted: Tensor, judged: Tensor) -> Tensor:
-    """Binary cross-entropy, the mean over the queries that can be judged; (B, Q) each."""
-    each = F.binary_cross_entropy_with_logits(scores, wanted, weight=judged.float(), reduction="sum")
-    return each / judged.sum().clamp(min=1)
+def _score_loss(scores: Tensor, wanted: Tensor, matched: Tensor, judged: Tensor) -> Tensor:
+    """Varifocal: the sum over the queries that can be judged, those without an instance by the square of what they wrongly say.
+
+    (B, Q) each.
+    """
+    weight = torch.where(matched, 1.0, scores.detach().sigmoid() ** 2) * judged
+    return F.binary_cross_entropy_with_logits(scores, wanted, weight=weight, reduction="sum")
 
 
 @torch.no_grad()
-def _assign(found: Found, logits: Tensor, targets: Sequence[InstanceTargets], weights: Weights) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _assign(found: Found, targets: Sequence[InstanceTargets], weights: Weights) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Row and query, (M,) int64 each, of the instances that got one; their masks, (M, h·w) float32, and boxes, (M, 4) float32."""
-    device = logits.device
+    device = found.masks.device
     rows, queries, masks, boxes = [], [], [], []
     for row, target in enumerate(targets):
         mask = torch.from_numpy(target.masks).to(device).flatten(1).float()
@@ -170,8 +165,6 @@ def _assign(found: Found, logits: Tensor, targets: Sequence[InstanceTargets], we
             weights.box * torch.cdist(guess, box, p=1)
             - weights.giou * generalized_box_iou(_corners(guess), _corners(box))
             - weights.score * score[:, None]
-            + weights.mask * pair_wise_sigmoid_cross_entropy_loss(logits[row], mask)
-            + weights.dice * pair_wise_dice_loss(logits[row], mask)
         )
         # A model that has burst is reported by its loss, not by the solver.
         query, instance = (torch.from_numpy(i).to(device) for i in linear_sum_assignment(cost.nan_to_num().cpu()))
@@ -193,7 +186,6 @@ def _iou(found: Tensor, true: Tensor) -> Tensor:
 
 
 def _mostly(unknown: Tensor, masks: Tensor) -> Tensor:
-    """(B, Q) bool: does most of a mask, (B, Q, h, w) logits, lie on unknown cells, (B, h, w) bool."""
-    weight = masks.float().sigmoid()
-    there: Tensor = torch.einsum("bqhw,bhw->bq", weight, unknown.float())
-    return there > MOSTLY_UNKNOWN * weight.sum((2, 3))
+    """(B, Q) bool: does most of a mask, (B, Q, h, w) probabilities, lie on unknown cells, (B, h, w) bool."""
+    there: Tensor = torch.einsum("bqhw,bhw->bq", masks, unknown.float())
+    return there > MOSTLY_UNKNOWN * masks.sum((2, 3))

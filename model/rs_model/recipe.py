@@ -12,7 +12,7 @@ from rs_pipeline.errors import ConfigError
 
 SOURCES = ("dubai", "banepa", "chesapeake", "spectral", "demo")
 
-PhaseName = Literal["dense", "prompted"]
+PhaseName = Literal["dense", "prompted", "instances"]
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 """In their order."""
 
@@ -71,6 +71,7 @@ class Recipe(BaseModel):
     text: TextPhase
     dense: ImagePhase
     prompted: ImagePhase
+    instances: ImagePhase
     presence_weight: Annotated[float, Field(ge=0)]
     instance_weight: Annotated[float, Field(ge=0)]
     demo_scenes: Count
@@ -82,7 +83,8 @@ class Recipe(BaseModel):
 
     def phase(self, name: PhaseName) -> ImagePhase:
         """By its name."""
-        return self.dense if name == "dense" else self.prompted
+        phase: ImagePhase = getattr(self, name)
+        return phase
 
 
 def read_recipe(path: Path, steps: int | None) -> Recipe:

@@ -24,6 +24,7 @@ class FullSam3(nn.Module):
     """The model. Images come as (N, 3, S, S) float32 in [0, 1], S the `image_size` of its configuration (1008)."""
 
     has_trained_queries = True
+    cuts_masks = False
     tiles_on_cpu: int | None = 1
     """A tile with eight prompts takes 3 GB, and fills the cores by itself."""
 

@@ -15,7 +15,7 @@ from rs_model.batching import Batches
 from rs_model.calibration import Calibration, training_class
 from rs_model.chain import Chain
 from rs_model.scores import Instances, best_queries, class_probability, word_probability
-from rs_model.stages import Prompts, Pyramid, embed_pixels, fuse, mask_logits, score, semantic_logits
+from rs_model.stages import NOWHERE, Prompts, Pyramid, embed_pixels, fuse, in_boxes, mask_logits, query_boxes, score, semantic_logits
 from rs_model.views import mean_over_views, views_of
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.errors import SegmenterError
@@ -27,6 +27,8 @@ class PromptableModel(Protocol):
 
     head: Sam3Model
     has_trained_queries: bool
+    cuts_masks: bool
+    """Are its queries' masks good for nothing outside their own boxes."""
     tiles_on_cpu: int | None
     """Tiles per forward pass on a CPU, at the utmost; None: as many as come."""
 
@@ -136,10 +138,18 @@ class PromptedSegmenter:
                 scores = score(sam, decoded, fused)[present]
                 index, best = best_queries(scores, presence, scoring.query_threshold, scoring.top_queries)
                 if index.shape[1]:
-                    queries = decoded.queries[present].gather(1, index[:, :, None].expand(-1, -1, decoded.queries.shape[2]))
-                    instances = Instances(mask_logits(sam, pixels, queries), best)
+                    instances = Instances(self._masks(decoded.layers[:, present], pixels, index), best)
             maps[present] = word_probability(semantic_logits(sam, pixels), presence, size, instances, scoring.presence_power)
         return maps.view(len(pyramid.position), len(prompts), *size)
+
+    def _masks(self, layers: Tensor, pixels: Tensor, index: Tensor) -> Tensor:
+        """(L, B, Q, C) queries after each layer, (B, k) chosen ones → (B, k, h, w) logits of their masks."""
+        sam, row = self.model.head, torch.arange(len(index), device=index.device)[:, None]
+        masks = mask_logits(sam, pixels, layers[-1][row, index])
+        if not self.model.cuts_masks:
+            return masks
+        boxes = query_boxes(sam, layers)[-1][row, index]
+        return masks.masked_fill(~in_boxes(boxes.float(), (masks.shape[-2], masks.shape[-1])), NOWHERE)
 
     @torch.inference_mode()
     def encode_texts(self, classes: ClassSet) -> Prompts:

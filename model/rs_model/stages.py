@@ -18,7 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Sam3Model
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.models.sam3.modeling_sam3 import Sam3DetrDecoder
+from transformers.models.sam3.modeling_sam3 import Sam3DetrDecoder, inverse_sigmoid
+
+NOWHERE = -30.0
+"""Logit of a cell that is left out: its probability and its loss are 0, and so are their gradients."""
+BOX_GROWS = 1.15
+"""A mask that is cut at its own box may pass it by so much: boxes err."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,3 +260,25 @@ def mask_logits(sam: Sam3Model, pixels: Tensor, queries: Tensor) -> Tensor:
     """(B, k, 4h, 4w) logits of one mask for each of the queries (B, k, C)."""
     decoder = sam.mask_decoder
     return torch.einsum("bqc,bchw->bqhw", decoder.mask_embedder(queries), decoder.instance_projection(pixels))
+
+
+def query_boxes(sam: Sam3Model, layers: Tensor) -> Tensor:
+    """(L, B, Q, C) queries after each layer → (L, B, Q, 4) boxes, as `Sam3Model.forward` has them: each layer moves the last one's.
+
+    Centre x, centre y, width, height as shares of the image.
+    """
+    decoder = sam.detr_decoder
+    box = decoder.reference_points.weight.sigmoid().expand(*layers.shape[1:3], 4)
+    boxes = []
+    for offset in decoder.box_head(layers):
+        box = (inverse_sigmoid(box) + offset).sigmoid()
+        boxes.append(box)
+    return torch.stack(boxes)
+
+
+def in_boxes(boxes: Tensor, size: tuple[int, int], grow: float = BOX_GROWS) -> Tensor:
+    """(..., 4) boxes → (..., h, w) bool: the cells whose centre lies in a box, its sides `grow` times as long."""
+    height, width = size
+    down, across = ((torch.arange(n, device=boxes.device) + 0.5) / n for n in (height, width))
+    x, y, w, h = (boxes[..., i, None] for i in range(4))
+    return ((down - y).abs() <= h * grow / 2)[..., :, None] & ((across - x).abs() <= w * grow / 2)[..., None, :]

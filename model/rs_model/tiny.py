@@ -30,6 +30,7 @@ class TinySam3(nn.Module):
 
     has_trained_queries = False
     """Do masks of single queries mean anything; weights say so."""
+    cuts_masks = True
     tiles_on_cpu: int | None = None
 
     def __init__(self, architecture: Architecture, tokenizer: Tokenizer) -> None:

@@ -21,22 +21,20 @@ from rs_model.architecture import Architecture
 from rs_model.checkpoint import State, read_state, write_state
 from rs_model.dense import DenseHead
 from rs_model.labels import CLASSES
-from rs_model.losses import dense_loss, total_loss
+from rs_model.losses import dense_loss, presence_loss, total_loss
 from rs_model.matching import Found, absence_loss, found_by, instance_loss, query_scores, start_queries
 from rs_model.memory import keep_freed_memory
 from rs_model.mixture import Batch, Mixture, read_mixture
 from rs_model.phrases import build_tokenizer, class_nouns
 from rs_model.pieces import Tokenizer
 from rs_model.recipe import PHASES, PhaseName, Recipe, read_recipe
-from rs_model.stages import decode, embed_pixels, fuse, semantic_logits
-from rs_model.text_training import measure_text, new_reader, pretrain_text, resolved_share, text_loss
+from rs_model.stages import Fused, Pyramid, decode, embed_pixels, fuse, semantic_logits
+from rs_model.text_training import measure_text, new_reader, pretrain_text, resolved_share
 from rs_model.tiny import TinySam3
 from rs_model.weights import MODEL_TYPE, write_weights
 from rs_pipeline.errors import TrainingError
 
 BUILDING = CLASSES.index("building")
-_PHRASES, _TEXT_WEIGHT = 64, 0.1
-"""Phrases of each prompted step, and the weight of their loss: images show few words, and the others would be forgotten."""
 
 
 def train(config: Path, *, data: Path, out: Path, resume: bool, steps: int | None = None) -> Path:
@@ -72,15 +70,13 @@ def train(config: Path, *, data: Path, out: Path, resume: bool, steps: int | Non
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What the losses need of a prompted forward pass."""
+class Queried:
+    """What the decoder says of every image with every prompt."""
 
-    logits: Tensor
-    """(N, P, H/4, W/4) semantic logits."""
     presence: Tensor
     """(N, P) logits."""
     found: Found
-    """What the queries of the N rows of the building prompt say."""
+    """Of the N rows of the building prompt."""
     silent: Tensor
     """(L, N·(P-1), Q) logits of the queries of all other rows, which have no instances."""
 
@@ -101,16 +97,48 @@ class Student(nn.Module):
         logits: Tensor = self.dense(self.model.encode_images(images).levels)
         return logits
 
-    def prompted(self, images: Tensor, ids: Tensor, mask: Tensor) -> Answers:
-        """Every image with every prompt; the prompt of token ids (P, T) that is `BUILDING`-th is the one that has instances."""
-        head, pyramid = self.model.head, self.model.encode_images(images)
-        fused = fuse(head, pyramid, self.model.encode_ids(ids, mask))
-        decoded = decode(head, fused)
+    def prompted(self, images: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Queried]:
+        """Every image with every prompt of token ids (P, T), the `BUILDING`-th of which has instances: (N, P, H/4, W/4) semantic logits,
+        and what the queries say.
+        """
+        head, (pyramid, fused) = self.model.head, self._fused(images, ids, mask)
         pixels = embed_pixels(head, pyramid, fused)
-        logits, prompt = semantic_logits(head, pixels), torch.arange(len(fused.image)) % len(ids)
-        found = found_by(head, fused, decoded, pixels, torch.nonzero(prompt == BUILDING)[:, 0])
-        silent = query_scores(head, decoded, fused)[:, prompt != BUILDING]
-        return Answers(logits.view(len(images), len(ids), *logits.shape[-2:]), decoded.presence.view(len(images), -1), found, silent)
+        logits = semantic_logits(head, pixels)
+        buildings = torch.arange(BUILDING, len(fused.image), len(ids))
+        return logits.view(len(images), len(ids), *logits.shape[-2:]), self._query(fused, pixels[buildings], buildings)
+
+    def queried(self, images: Tensor, ids: Tensor, mask: Tensor) -> Queried:
+        """The same of the queries alone; gradients reach the decoder and what turns queries into scores, boxes and masks."""
+        with torch.no_grad():
+            pyramid, fused = self._fused(images, ids, mask)
+            buildings = torch.arange(BUILDING, len(fused.image), len(ids))
+            pixels = embed_pixels(self.model.head, pyramid, fused[buildings])
+        return self._query(fused, pixels, buildings)
+
+    def _fused(self, images: Tensor, ids: Tensor, mask: Tensor) -> tuple[Pyramid, Fused]:
+        pyramid = self.model.encode_images(images)
+        return pyramid, fuse(self.model.head, pyramid, self.model.encode_ids(ids, mask))
+
+    def _query(self, fused: Fused, pixels: Tensor, buildings: Tensor) -> Queried:
+        """`pixels`: of the building rows alone."""
+        head, images = self.model.head, int(fused.image[-1]) + 1
+        decoded = decode(head, fused)
+        others = torch.ones(len(fused.image), dtype=torch.bool)
+        others[buildings] = False
+        found = found_by(head, fused, decoded, pixels, buildings)
+        return Queried(decoded.presence.view(images, -1), found, query_scores(head, decoded, fused)[:, others])
+
+    def learns_in(self, phase: PhaseName) -> list[nn.Module]:
+        """The parts that a phase trains; all others stay as they are, running means of their norms included."""
+        head = self.model.head
+        if phase == "dense":
+            return [self.model.backbone, self.model.project, self.dense]
+        if phase == "prompted":
+            return [self.model.backbone, self.model.project, head.detr_encoder, *self._decoding(), head.mask_decoder]
+        return [*self._decoding(), head.mask_decoder.mask_embedder, head.mask_decoder.instance_projection]
+
+    def _decoding(self) -> list[nn.Module]:
+        return [self.model.head.detr_decoder, self.model.head.dot_product_scoring]
 
 
 class Run:
@@ -156,6 +184,10 @@ class Run:
         """A phase's first step: a fresh optimiser, and the moving average starts from the weights as they are."""
         self.phase, self.step = phase, 0
         settings = self.recipe.phase(phase)
+        self.student.eval().requires_grad_(False).zero_grad()  # what is frozen now must not count into the norm of the gradients
+        self.learning = self.student.learns_in(phase)
+        for part in self.learning:
+            part.requires_grad_(True)
         groups = _groups(self.student, self.recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
         self.average = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
@@ -198,7 +230,8 @@ class Run:
         settings = self.recipe.phase(self.phase)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * one_cycle(self.step / settings.steps, settings.warmup)
-        self.student.train()
+        for part in self.learning:
+            part.train()
         loss = self._loss(batch)
         if not torch.isfinite(loss):
             raise TrainingError("a finite loss", f"{loss.item()} at step {self.step}", "Lower learning_rate in the recipe.")
@@ -215,17 +248,20 @@ class Run:
         codes = torch.from_numpy(batch.codes.astype(np.int64))
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             if self.phase == "dense":
-                dense = self.student.dense_logits(images)
+                logits = self.student.dense_logits(images)
             else:
                 ids, mask = (torch.from_numpy(a) for a in self.tokenizer.encode(batch.words, rng=np.random.default_rng(self.step)))
-                answers = self.student.prompted(images, ids, mask)
+                if self.phase == "prompted":
+                    logits, queried = self.student.prompted(images, ids, mask)
+                else:
+                    queried = self.student.queried(images, ids, mask)
         if self.phase == "dense":
-            return dense_loss(dense.float(), codes)
-        semantic = total_loss(answers.logits.float(), answers.presence.float(), codes, self.recipe.presence_weight)
-        rng = np.random.default_rng([self.recipe.seed, len(PHASES), self.step])
-        words = _TEXT_WEIGHT * text_loss(self._read_words, self.student.reader, self.tokenizer, _PHRASES, rng)
-        instances = instance_loss(answers.found, batch.instances) + absence_loss(answers.silent)
-        return semantic + words + self.recipe.instance_weight * instances
+            return dense_loss(logits.float(), codes)
+        presence = queried.presence.float()
+        instances = instance_loss(queried.found, batch.instances) + absence_loss(queried.silent)
+        if self.phase == "prompted":
+            return total_loss(logits.float(), presence, codes, self.recipe.presence_weight) + self.recipe.instance_weight * instances
+        return instances + self.recipe.presence_weight * presence_loss(presence, codes)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -266,7 +302,7 @@ def export(folder: Path, recipe: Recipe, average: dict[str, Tensor], data_sha256
         "gsd_m": recipe.gsd_m,
         "gsd_range_m": list(recipe.gsd_range_m),
         "tile_px": recipe.tile_px,
-        "trained_queries": recipe.instance_weight > 0,
+        "trained_queries": True,
         "training": {
             "classes": list(CLASSES),
             "recipe": recipe.model_dump(mode="json"),
