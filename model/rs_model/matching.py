@@ -110,7 +110,7 @@ def instance_loss(found: Found, targets: Sequence[InstanceTargets], weights: Wei
     ----------
     targets: one per row, with masks of the size of `found.masks`.
     """
-    device, size = found.masks.device, found.masks.shape[-2:]
+    device, size = found.masks.device, (found.masks.shape[-2], found.masks.shape[-1])
     unknown = torch.stack([torch.from_numpy(t.unknown) for t in targets]).to(device)
     rows, queries, masks, boxes = _assign(found, targets, weights)
     count = max(len(rows), 1)
