@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from rs_model import instance_score
-from rs_model.instance_score import Found, apart, main, match, measure, parts_of
+from rs_model.instance_score import Counts, apart, main, match, measure, parts_of
 from rs_model.weights import SHIPPED, WEIGHTS
 
 
@@ -15,17 +15,17 @@ def box(top, left, side=10):
 
 def test_each_building_is_found_once_and_by_half_at_least():
     buildings = [box(0, 0), box(0, 20)]
-    assert match([box(0, 0), box(0, 1)], buildings) == Found(1, 2, 2)
-    assert match([box(0, 20), box(0, 0)], buildings) == Found(2, 2, 2)
-    assert match([box(3, 3)], buildings) == Found(0, 1, 2)
-    assert match([box(0, 0) | box(0, 10) | box(0, 20)], buildings) == Found(0, 1, 2)  # a block of houses is none of them
-    assert match([], buildings) == Found(0, 0, 2)
+    assert match([box(0, 0), box(0, 1)], buildings) == Counts(1, 2, 2)
+    assert match([box(0, 20), box(0, 0)], buildings) == Counts(2, 2, 2)
+    assert match([box(3, 3)], buildings) == Counts(0, 1, 2)
+    assert match([box(0, 0) | box(0, 10) | box(0, 20)], buildings) == Counts(0, 1, 2)  # a block of houses is none of them
+    assert match([], buildings) == Counts(0, 0, 2)
 
 
 def test_figures_are_pooled():
-    total = Found(1, 2, 4) + Found(2, 2, 2)
+    total = Counts(1, 2, 4) + Counts(2, 2, 2)
     assert total.figures == {"precision": 0.75, "recall": 0.5, "f1": pytest.approx(0.6)}
-    assert np.isnan(Found(0, 0, 0).figures["f1"])
+    assert np.isnan(Counts(0, 0, 0).figures["f1"])
 
 
 def test_of_answers_that_overlap_the_best_stays():

@@ -133,7 +133,7 @@ def test_the_order_of_targets_and_of_queries_does_not_matter():
     torch.testing.assert_close(instance_loss(other, [TOWN]), expected)
 
 
-def test_each_instance_goes_to_the_query_whose_mask_and_box_are_its_own():
+def test_each_instance_goes_to_the_query_whose_box_is_its_own():
     good, order = perfect(TOWN), torch.tensor([4, 2, 0, 3, 1])
     shuffled = Found(torch.zeros(2, 1, 5, requires_grad=True), good.boxes[:, :, order], good.masks[:, order])
     torch.autograd.backward(instance_loss(shuffled, [TOWN], Weights(quality=0.0)))
@@ -266,4 +266,5 @@ def test_gradients_reach_every_part_of_the_instance_head_and_a_few_steps_lower_t
     }
     for name, part in parts.items():
         assert all(p.grad is not None and p.grad.any() for p in part.parameters()), name
-    assert losses[-1] < 0.8 * losses[0]
+    print("RATIO", losses[-1] / losses[0], min(losses[:15]) / losses[0])
+    assert losses[-1] < 0.2 * losses[0]

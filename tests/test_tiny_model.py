@@ -17,7 +17,7 @@ from rs_model.phrases import build_tokenizer
 from rs_model.provider import tiny_provider
 from rs_model.scores import Instances, best_queries, class_probability, word_probability
 from rs_model.segmenter import PromptedSegmenter, find_device
-from rs_model.stages import Prompts, decode, embed_pixels, fuse, mask_logits, score, semantic_logits
+from rs_model.stages import NOWHERE, Prompts, decode, embed_pixels, fuse, in_boxes, mask_logits, query_boxes, score, semantic_logits
 from rs_model.tiny import TinySam3, load_tiny
 from rs_model.weights import CONFIG, SHIPPED, WEIGHTS, weights_digest
 from torch.nn import functional as F
@@ -296,3 +296,27 @@ def test_weights_of_another_architecture_are_refused(folder):
     (folder / CONFIG).write_text(json.dumps(config))
     with pytest.raises(SegmenterError, match="fits its config"):
         tiny_provider(folder).load(PLAIN, 1)
+
+
+def test_a_box_holds_the_cells_whose_centre_lies_in_it():
+    box = torch.tensor([[[0.5, 0.25, 0.5, 0.5]]])  # centre x, centre y, width, height
+    held = in_boxes(box, (4, 8), grow=1.0)[0, 0]
+    expected = torch.zeros(4, 8, dtype=torch.bool)
+    expected[:2, 2:6] = True
+    assert torch.equal(held, expected)
+    assert in_boxes(box, (4, 8), grow=2.0)[0, 0].sum() == 3 * 8
+
+
+def test_masks_of_rs_tiny_and_not_of_others_end_at_their_own_boxes(small, monkeypatch):
+    """Decision 31."""
+    torch.manual_seed(0)
+    layers, pixels = torch.randn(1, 2, 4, SMALL.width), torch.randn(2, SMALL.width, 16, 16)
+    index = torch.tensor([[0, 3], [1, 2]])
+    cut = small._masks(layers, pixels, index)
+    monkeypatch.setattr(small.model, "cuts_masks", False)
+    whole = small._masks(layers, pixels, index)
+    boxes = query_boxes(small.model.head, layers)[-1]
+    held = torch.stack([in_boxes(boxes[row, index[row]], (16, 16)) for row in range(2)])
+    assert 0 < held.float().mean() < 1
+    assert torch.equal(cut[held], whole[held])
+    assert (cut[~held] == NOWHERE).all()

@@ -89,7 +89,9 @@ def stop_before(monkeypatch, phase, step):
     monkeypatch.setattr(Run, "advance", advance)
 
 
-@pytest.mark.parametrize(("phase", "step", "kept"), [("dense", 2, 2), ("prompted", 0, 3), ("instances", 2, 2)])
+@pytest.mark.parametrize(
+    ("phase", "step", "kept"), [("dense", 2, 2), ("prompted", 0, 3), ("prompted", 2, 2), ("instances", 0, 3), ("instances", 2, 2)]
+)
 def test_a_run_killed_in_any_phase_ends_with_the_weights_of_a_whole_one(data, recipe, tmp_path, monkeypatch, phase, step, kept):
     whole = train.train(recipe, data=data, out=tmp_path / "whole", resume=False)
     stop_before(monkeypatch, phase, step)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from rs_model.labels import CLASSES
 from rs_model.places import PLACES
 from rs_model.scenes import Split
-from rs_model.stages import NOWHERE, decode, embed_pixels, fuse, in_boxes, mask_logits, query_boxes, score, semantic_logits
+from rs_model.stages import cut_masks, decode, embed_pixels, fuse, mask_logits, query_boxes, score, semantic_logits
 from rs_model.tiny import TinySam3, load_tiny
 from rs_model.weights import SHIPPED
 from rs_pipeline.errors import RsSegError
@@ -38,15 +38,15 @@ Masks = list[NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Counts:
     """Counts of objects. Add two to pool windows."""
 
     right: int
     objects: int
     buildings: int
 
-    def __add__(self, other: Found) -> Found:
-        return Found(self.right + other.right, self.objects + other.objects, self.buildings + other.buildings)
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.right + other.right, self.objects + other.objects, self.buildings + other.buildings)
 
     @property
     def figures(self) -> dict[str, float]:
@@ -56,7 +56,7 @@ class Found:
         return {"precision": precision, "recall": recall, "f1": 2 * self.right / both if both else float("nan")}
 
 
-def match(objects: Masks, buildings: Masks) -> Found:
+def match(objects: Masks, buildings: Masks) -> Counts:
     """Each object, in order, takes the building it meets best, if none before it has."""
     free, right = dict(enumerate(buildings)), 0
     for mask in objects:
@@ -65,7 +65,7 @@ def match(objects: Masks, buildings: Masks) -> Found:
         if best is not None and ious[best] >= HALF:
             right += 1
             del free[best]
-    return Found(right, len(objects), len(buildings))
+    return Counts(right, len(objects), len(buildings))
 
 
 def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
@@ -98,9 +98,7 @@ def look(model: TinySam3, image: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], 
     fused = fuse(sam, pyramid, model.encode_text(["building"]))
     decoded = decode(sam, fused)
     embedded, presence = embed_pixels(sam, pyramid, fused), torch.sigmoid(decoded.presence)
-    masks = mask_logits(sam, embedded, decoded.queries)
-    boxes = query_boxes(sam, decoded.layers)[-1]
-    masks = masks.masked_fill(~in_boxes(boxes, (masks.shape[-2], masks.shape[-1])), NOWHERE)
+    masks = cut_masks(mask_logits(sam, embedded, decoded.queries), query_boxes(sam, decoded.layers)[-1])
     height, width = image.shape[:2]
     large = [F.interpolate(m, size, mode="bilinear")[0, :, :height, :width] for m in (semantic_logits(sam, embedded), masks)]
     semantic = torch.sigmoid(large[0][0]) * presence[0] > HALF
@@ -119,9 +117,9 @@ def windows_of(split: Split, side_px: int) -> Iterator[tuple[NDArray[np.uint8], 
                         yield scene.image[inside], scene.codes[inside]
 
 
-def measure(model: TinySam3, windows: Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> dict[str, Found]:
+def measure(model: TinySam3, windows: Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> dict[str, Counts]:
     """Objects by the way they are made."""
-    total: dict[str, Found] = {}
+    total: dict[str, Counts] = {}
     for image, codes in windows:
         buildings = parts_of(codes == CLASSES.index("building"))
         semantic, scores, masks = look(model, image)
@@ -129,7 +127,7 @@ def measure(model: TinySam3, windows: Iterator[tuple[NDArray[np.uint8], NDArray[
         found = {"parts of the semantic map": parts_of(semantic)}
         found |= {f"queries above {least:g}": apart([masks[i] for i in order if scores[i] > least]) for least in SCORES}
         for name, objects in found.items():
-            total[name] = total.get(name, Found(0, 0, 0)) + match(objects, buildings)
+            total[name] = total.get(name, Counts(0, 0, 0)) + match(objects, buildings)
     return total
 
 

@@ -1,10 +1,10 @@
 """What teaches the queries: each building of a crop is given to the query whose box fits it best, and the others are to say no.
 
-The set loss of DETR (Carion et al. 2020, arXiv:2005.12872), matched by boxes alone; masks are held to their surroundings, as those
-that are cut at their own box may be (YOLACT, Bolya et al. 2019, arXiv:1904.02689): so small a model cannot tell one roof from
-another across the image by its contents. Scores by the varifocal loss (Zhang et al. 2021, arXiv:2008.13367): of a hundred queries most
-have nothing. Shapes: L decoder layers, B rows (an image with a prompt), Q queries, h·w cells of a mask, n instances of a row, M of
-all rows.
+The set loss of DETR (Carion et al. 2020, arXiv:2005.12872), matched by boxes and scores, not by masks. Masks are held to their
+surroundings, as those that are cut at their own box may be (YOLACT, Bolya et al. 2019, arXiv:1904.02689): so small a model cannot tell
+one roof from another across the image by its contents. Scores after the varifocal loss (Zhang et al. 2021, arXiv:2008.13367): of a
+hundred queries most have nothing, and count by the square of what they wrongly say; matched ones count fully, not by their quality.
+Shapes: L decoder layers, B rows (an image with a prompt), Q queries, h·w cells of a mask, n instances of a row, M of all rows.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MOSTLY_UNKNOWN = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Of the parts of the loss, and of the costs that instances are given to queries by. Defaults: DETR's for boxes."""
+    """Of the parts of the loss; of `score`, `box` and `giou` also in the costs that instances are given to queries by. Defaults: DETR's."""
 
     score: float = 2.0
     box: float = 5.0

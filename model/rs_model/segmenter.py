@@ -15,7 +15,7 @@ from rs_model.batching import Batches
 from rs_model.calibration import Calibration, training_class
 from rs_model.chain import Chain
 from rs_model.scores import Instances, best_queries, class_probability, word_probability
-from rs_model.stages import NOWHERE, Prompts, Pyramid, embed_pixels, fuse, in_boxes, mask_logits, query_boxes, score, semantic_logits
+from rs_model.stages import Prompts, Pyramid, cut_masks, embed_pixels, fuse, mask_logits, query_boxes, score, semantic_logits
 from rs_model.views import mean_over_views, views_of
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.errors import SegmenterError
@@ -148,8 +148,7 @@ class PromptedSegmenter:
         masks = mask_logits(sam, pixels, layers[-1][row, index])
         if not self.model.cuts_masks:
             return masks
-        boxes = query_boxes(sam, layers)[-1][row, index]
-        return masks.masked_fill(~in_boxes(boxes.float(), (masks.shape[-2], masks.shape[-1])), NOWHERE)
+        return cut_masks(masks, query_boxes(sam, layers)[-1][row, index])
 
     @torch.inference_mode()
     def encode_texts(self, classes: ClassSet) -> Prompts:

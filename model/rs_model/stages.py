@@ -276,6 +276,11 @@ def query_boxes(sam: Sam3Model, layers: Tensor) -> Tensor:
     return torch.stack(boxes)
 
 
+def cut_masks(masks: Tensor, boxes: Tensor) -> Tensor:
+    """Logits of masks (B, k, h, w), `NOWHERE` outside each one's own box (B, k, 4)."""
+    return masks.masked_fill(~in_boxes(boxes.float(), (masks.shape[-2], masks.shape[-1])), NOWHERE)
+
+
 def in_boxes(boxes: Tensor, size: tuple[int, int], grow: float = BOX_GROWS) -> Tensor:
     """(..., 4) boxes → (..., h, w) bool: the cells whose centre lies in a box, its sides `grow` times as long."""
     height, width = size
