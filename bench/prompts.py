@@ -3,7 +3,8 @@
     python bench/prompts.py [--model rs-tiny|sam3] [--classes 1,2,5,10,20] [--tiles N] [--every-query] [--json]
 
 `re-encode` encodes the image again for every prompt, as samgeo and LAM do; `one by one` encodes it once and runs all of the
-head for one prompt after the other, as SegEarth-OV-3 does. Both go through `Sam3Model.forward` and fold the same maps. `ratio`
+head for one prompt after the other, as SegEarth-OV-3 does. Both go through `Sam3Model.forward`, which makes a mask of every query, and
+fold the same maps of the same queries. `ratio`
 is the time of ten classes over that of one. Every prompt counts as present (`scoring.absent_below=0`), as if each class were on
 each tile: absent ones would cost less. SAM 3 has random weights: its times are real, its answers are not. Medians of
 `--rounds` interleaved rounds, so that a noisy machine is noisy to all.
@@ -23,9 +24,10 @@ from random_sam3 import random_sam3
 from rs_model.chain import Chain
 from rs_model.memory import keep_freed_memory
 from rs_model.provider import tiny_provider
-from rs_model.scores import Instances, word_probability
+from rs_model.scores import Instances, best_queries, word_probability
 from rs_model.segmenter import PromptedSegmenter, find_device
-from rs_model.stages import Prompts, Pyramid
+from rs_model.stages import Prompts, Pyramid, cut_masks
+from torchvision.ops import box_convert
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
@@ -68,10 +70,21 @@ def forward_one_by_one(segmenter: PromptedSegmenter, images: torch.Tensor, promp
                 pyramid = model.encode_images(fitted)
             text = BaseModelOutputWithPooling(pooler_output=prompts.features[i : i + 1])
             whole = model.head(vision_embeds=_embeds(pyramid), text_embeds=text, attention_mask=prompts.mask[i : i + 1])
-            instances = Instances(whole.pred_masks, torch.sigmoid(whole.pred_logits)) if model.has_trained_queries else None
+            instances = _instances(segmenter, whole) if model.has_trained_queries else None
             rows.append(word_probability(whole.semantic_seg, whole.presence_logits, size, instances))
         maps.append(torch.cat(rows))
     return torch.stack(maps)
+
+
+def _instances(segmenter: PromptedSegmenter, whole: Any) -> Instances:
+    """Of all masks, which `forward` makes, those that a run would take: fewer are enlarged."""
+    scoring = segmenter.options.scoring
+    index, best = best_queries(whole.pred_logits, whole.presence_logits, scoring.query_threshold, scoring.top_queries)
+    row = torch.arange(len(index), device=index.device)[:, None]
+    masks = whole.pred_masks[row, index]
+    if segmenter.model.cuts_masks:
+        masks = cut_masks(masks, box_convert(whole.pred_boxes[row, index], "xyxy", "cxcywh"))
+    return Instances(masks, best)
 
 
 def _embeds(pyramid: Pyramid) -> Sam3VisionEncoderOutput:

@@ -31,9 +31,13 @@ class HashingTokenizer:
         return [VOCABULARY - 2, *(zlib.crc32(word.encode()) % (VOCABULARY - 2) for word in text.split()), VOCABULARY - 1]
 
 
-def random_sam3(device: torch.device) -> FullSam3:
-    """840 million random weights, always the same."""
+def random_sam3(device: torch.device, layers: int | None = None) -> FullSam3:
+    """840 million random weights, always the same; `layers` of the image encoder's 32, the last one global as in the whole."""
     torch.manual_seed(0)
+    config = Sam3Config()
+    if layers is not None:
+        vit = config.vision_config.backbone_config
+        vit.num_hidden_layers, vit.global_attn_indexes = layers, [i for i in range(layers) if (i + 1) % 8 == 0 or i == layers - 1]
     with device:  # made where they are used: half a minute of CPU otherwise
-        sam = Sam3Model(Sam3Config())
+        sam = Sam3Model(config)
     return FullSam3(sam, HashingTokenizer()).to(device).eval()  # type: ignore[arg-type]

@@ -14,29 +14,28 @@ from typing import Any, Literal, NamedTuple, Self
 import shapely
 
 from rs_pipeline.aoi import read_aoi
+from rs_pipeline.archive_books import BOOKS, current_adapter
 from rs_pipeline.archive_config import ArchiveSettings, load_archive
 from rs_pipeline.catalog import Entry, find_entries
 from rs_pipeline.catalog_products import add_product
 from rs_pipeline.clean import clean
 from rs_pipeline.config import RunSettings, load_settings
 from rs_pipeline.errors import CatalogError, ConfigError, NothingThereError, OutputError, RasterError, RsSegError, SegmenterError
-from rs_pipeline.keys import PRODUCT_FORMAT, TILE_FORMAT, digest, refine_facts
+from rs_pipeline.imagery import query_of
+from rs_pipeline.keys import PRODUCT_FORMAT, TILE_FORMAT, adapter_facts, digest, refine_facts
 from rs_pipeline.ledger import Key, Ledger, Row, Status
 from rs_pipeline.locks import hold
-from rs_pipeline.plan import query_of
 from rs_pipeline.products import is_whole, read_manifest
 from rs_pipeline.reporting import Reporter
 from rs_pipeline.segmenter import find_provider
 from rs_pipeline.stac_assets import Image
 from rs_pipeline.vocabulary import load_vocabulary
 
-_BOOKS = ".archive"
-"""Folder of the table and the claims, beside the runs."""
 Do = Callable[[RunSettings], dict[str, Any]]
 """Makes a run of its settings and gives the content of its `run.json`."""
 _NOT_OF_PRODUCTS = {
     "aoi", "source", "catalog", "collections", "datetime", "max_cloud_cover", "scenes", "per_scene", "roots",
-    "out", "outputs", "store", "overwrite", "workers", "prompt_batch", "refine", "report",
+    "out", "outputs", "store", "overwrite", "workers", "prompt_batch", "refine", "report", "adapter",
 }  # fmt: skip
 """Settings that decide which items are found, or how they are computed, and those that count by what they name."""
 _LONGEST_NAME = 120
@@ -104,12 +103,15 @@ class Archive:
                 raise ConfigError("dates once", came, "Leave one of them out.")
             start = dt.datetime.now(dt.UTC) - dt.timedelta(days=settings.look_back_days)
             run = run.model_copy(update={"datetime": f"{start.isoformat(timespec='seconds')}/.."})
+        if settings.adapt.use and run.adapter is None:
+            run = run.model_copy(update={"adapter": current_adapter(Path(run.outputs).absolute())})
         info = find_provider(run.model).info()
         area = shapely.to_wkb(read_aoi(run.aoi).geometry) if run.aoi is not None else b""
         facts = {
             "format": [TILE_FORMAT, PRODUCT_FORMAT],
-            "run": run.model_dump(mode="json", exclude=_NOT_OF_PRODUCTS),
+            "run": run.model_dump(mode="json", exclude={**dict.fromkeys(_NOT_OF_PRODUCTS, True), "scoring": {"feedback"}}),
             **refine_facts(run.refine),
+            **adapter_facts(run.options),
             "area": hashlib.sha256(area).hexdigest(),
             "classes": load_vocabulary(run.vocabulary).class_set(run.classes).to_list(),
             "model": [info.name, info.weights_sha256, info.code_version],
@@ -124,7 +126,7 @@ class Archive:
     @property
     def ledger(self) -> Ledger:
         """What became of its items."""
-        return Ledger(self.outputs / _BOOKS / "items.sqlite")
+        return Ledger(self.outputs / BOOKS / "items.sqlite")
 
     def key_of(self, entry: Entry) -> Key:
         """What an item is entered under."""
@@ -151,7 +153,7 @@ class Archive:
         BlockingIOError: one is at it.
         OutputError: the folder cannot be written.
         """
-        path = self.outputs / _BOOKS / f"{hashlib.sha256(name_of(entry).encode()).hexdigest()[:32]}.lock"
+        path = self.outputs / BOOKS / f"{hashlib.sha256(name_of(entry).encode()).hexdigest()[:32]}.lock"
         with ExitStack() as held:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

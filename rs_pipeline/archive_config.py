@@ -29,6 +29,16 @@ class StagesSettings(Section):
     publish: StageSettings
 
 
+class AdaptationSettings(Section):
+    """How an archive's model is adapted to its newest items."""
+
+    config: str
+    settings: dict[str, Any]
+    newest: Count
+    held_out: Count
+    use: bool
+
+
 class ArchiveSettings(Section):
     """Everything `rs-seg archive` can be told; `configs/archive.yaml` says what each means and holds the defaults."""
 
@@ -41,6 +51,7 @@ class ArchiveSettings(Section):
     keep_tiles: bool
     concurrency: Count
     stages: StagesSettings
+    adapt: AdaptationSettings
 
 
 def load_archive(changes: Path | dict[str, Any]) -> ArchiveSettings:
@@ -58,7 +69,11 @@ def load_archive(changes: Path | dict[str, Any]) -> ArchiveSettings:
     where = "the archive" if isinstance(changes, dict) else str(changes)
     said = dict(changes if isinstance(changes, dict) else read_yaml(changes))
     run = said.pop("run", {})
-    overlay(merged, said, where)
+    # Free mappings: whoever reads them knows their keys.
+    adapting = dict(said.pop("adapt", None) or {})
+    free = adapting.pop("settings", {})
+    overlay(merged, said | {"adapt": adapting}, where)
+    merged["adapt"]["settings"] = free
     try:
         return ArchiveSettings.model_validate({**merged, "run": run})
     except ValidationError as error:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from rs_pipeline.adapters import adapter_file
 from rs_pipeline.arguments import as_path
 from rs_pipeline.errors import ConfigError
 from rs_pipeline.options import Count, ModelOptions, Positive, RefineSettings, ScoringSettings, Section, Step
@@ -90,6 +91,7 @@ class RunSettings(Section):
     overwrite: bool
     report: bool
     model: str
+    adapter: str | None
     device: str
     dtype: Literal["auto", "float32", "bfloat16"]
     compile: bool
@@ -108,8 +110,14 @@ class RunSettings(Section):
 
     @property
     def options(self) -> ModelOptions:
-        """What of all this the model is told."""
-        return ModelOptions(**{name: getattr(self, name) for name in ModelOptions.model_fields})
+        """What of all this the model is told.
+
+        Raises
+        ------
+        SegmenterError: there is no file where `adapter` says.
+        """
+        told = {name: getattr(self, name) for name in ModelOptions.model_fields}
+        return ModelOptions(**told | {"adapter": adapter_file(self.adapter) if self.adapter is not None else None})
 
 
 class _Loader(yaml.SafeLoader):
@@ -148,7 +156,7 @@ def load_settings(
         base = config if isinstance(config, Mapping) else read_yaml(as_path(config, "config"))
         layers.append((base, "the run's settings" if base is config else str(config)))
     layers += [(_nested(key, value), "flags") for key, value in (flags or {}).items() if value is not None]
-    layers += [(_parse_set(text), f"--set {text}") for text in sets]
+    layers += [(parse_set(text), f"--set {text}") for text in sets]
     merged = read_yaml(configs_folder() / "run.yaml")
     preset = _last(layers, merged, "refine", "preset")
     model = model_kind(str(_last(layers, merged, "model")))
@@ -208,7 +216,13 @@ def _last(layers: Iterable[tuple[Mapping[str, Any], str]], base: Mapping[str, An
     return value
 
 
-def _parse_set(text: str) -> dict[str, Any]:
+def parse_set(text: str) -> dict[str, Any]:
+    """`a.b=value` as a mapping of mappings; the value is read as YAML.
+
+    Raises
+    ------
+    ConfigError: no equals sign, or a value that is no YAML.
+    """
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError("--set KEY=VALUE", f"--set {text}", "Write the key, an equals sign and the value.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from rs_pipeline.classes import NOT_OBSERVED, SCORE_MAX, ClassSet
@@ -21,9 +19,9 @@ from rs_pipeline.errors import RasterError, SegmenterError, StoreError, UsageErr
 from rs_pipeline.fingerprints import has_changed
 from rs_pipeline.job import Job, JobPath, load_job
 from rs_pipeline.options import ModelOptions
-from rs_pipeline.scene_reader import BlockCache, SceneReader
 from rs_pipeline.segmenter import Segmenter, find_provider
 from rs_pipeline.store import TileStore
+from rs_pipeline.tile_reader import SeenTile, TileReader
 from rs_pipeline.tiles import Tile
 
 # OpenMP reads this when the model's library is loaded. Threads that spin long while they wait for each other take the cores from the
@@ -31,7 +29,6 @@ from rs_pipeline.tiles import Tile
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 _LOG = logging.getLogger(__name__)
-_OPEN_SCENES = 16
 _ASK_SERVERS_EVERY_S = 300.0
 # A worker has one set of open files and one model, each for one thread: a worker of several threads reads ahead and writes behind.
 _FILES = ThreadPoolExecutor(1, "rs-seg-files")
@@ -51,17 +48,6 @@ class BatchResult:
     """Tiles that raised, with the error in one line."""
 
 
-@dataclass(frozen=True, slots=True)
-class SeenTile:
-    """What of a tile was seen, and where."""
-
-    tile: Tile
-    valid: NDArray[np.bool_]
-    """(H, W) of the tile's context."""
-    sources: NDArray[np.uint8]
-    """(H, W) index of the scene each pixel comes from; 255 is none."""
-
-
 class _Batch(NamedTuple):
     """Tiles, read."""
 
@@ -72,51 +58,13 @@ class _Batch(NamedTuple):
     empty: list[Tile]
 
 
-class OpenJob:
+class OpenJob(TileReader):
     """A job with its files open: one per worker, for one thread at a time."""
 
     def __init__(self, job: Job) -> None:
+        super().__init__(job.plan, job.scenes)
         self.job = job
         self.store = TileStore(job.store)
-        self._cache = BlockCache()
-        self._readers: OrderedDict[int, SceneReader] = OrderedDict()
-        reach = [2 * max(job.plan.grid.gsd_m, s.info.gsd_m) for s in job.scenes]
-        self._footprints = [s.info.outline(job.plan.grid.crs).buffer(r) for s, r in zip(job.scenes, reach, strict=True)]
-        """Outlines in the grid's CRS, two pixels wider, so that resampling at their edge is not cut; empty ones may be anywhere."""
-
-    def read_tile(self, tile: Tile) -> tuple[SeenTile, NDArray[np.float32]]:
-        """The scenes composited over a tile's context: the first scene of the job that saw a pixel gives it.
-
-        Returns
-        -------
-        What was seen, and the image (3, H, W) float32, stretched to [0, 1].
-        """
-        window = tile.context
-        outline = shapely.box(*self.job.plan.grid.crop(window).bounds)
-        image = np.zeros((3, *window.shape), np.float32)
-        sources = np.full(window.shape, NOT_OBSERVED, np.uint8)
-        for index, scene in enumerate(self.job.scenes):
-            footprint = self._footprints[index]
-            if not (footprint.is_empty or footprint.intersects(outline)):
-                continue
-            values, valid = self._reader(index).read(window)
-            fresh = valid & (sources == NOT_OBSERVED)
-            stretched = scene.stretch.apply(values, fresh)
-            image = stretched if fresh.all() else np.where(fresh, stretched, image)
-            sources[fresh] = index
-            if (sources != NOT_OBSERVED).all():
-                break
-        return SeenTile(tile, sources != NOT_OBSERVED, sources), image
-
-    def _reader(self, index: int) -> SceneReader:
-        if index in self._readers:
-            self._readers.move_to_end(index)
-            return self._readers[index]
-        scene = self.job.scenes[index]
-        self._readers[index] = SceneReader(scene.info, scene.bands, self.job.plan.grid, scene.opaque, self._cache)
-        if len(self._readers) > _OPEN_SCENES:
-            self._readers.popitem(last=False)[1].close()
-        return self._readers[index]
 
 
 @lru_cache(maxsize=1)

@@ -32,8 +32,9 @@ def base_key(plan: TilePlan, scenes: Sequence[SceneJob], classes: ClassSet, info
             "model": [info.name, info.weights_sha256, info.code_version],
             # What auto means depends on the device.
             "dtype": [options.dtype, options.device] if options.dtype == "auto" else options.dtype,
-            "scoring": options.scoring.model_dump(exclude={"threshold"}),
+            "scoring": options.scoring.model_dump(exclude={"threshold", "feedback"}),
             **refine_facts(options.refine),
+            **adapter_facts(options),
         }
     )
 
@@ -44,6 +45,11 @@ def refine_facts(refine: RefineSettings) -> dict[str, Any]:
         "refine": [[step, _step_facts(getattr(refine, step))] for step in refine.active],
         "look": refine.look.model_dump() if refine.is_guided else None,
     }
+
+
+def adapter_facts(options: ModelOptions) -> dict[str, Any]:
+    """What of an adapter decides scores, JSON-ready; nothing where there is none, so that runs without one keep their keys."""
+    return {"adapter": [options.adapter.sha256, options.scoring.feedback]} if options.adapter is not None else {}
 
 
 def digest(facts: dict[str, Any]) -> str:

@@ -7,12 +7,14 @@ import json
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rs_pipeline import __version__
+from rs_pipeline.adapters import describe_adapter, read_facts
 from rs_pipeline.classes import NOT_OBSERVED
 from rs_pipeline.layer_metadata import LayerAbout
 from rs_pipeline.layers import COVERAGE_LAYER, SCENES_LAYER, LayerSummary
@@ -91,6 +93,7 @@ def describe_run(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
             "weights_sha256": plan.info.weights_sha256,
             "code_version": plan.info.code_version,
             "device": plan.settings.device,
+            **_adapter(plan),
         },
         "settings": plan.settings.model_dump(mode="json"),
         "workers": {"kind": plan.crew.kind, "count": plan.crew.count},
@@ -99,6 +102,11 @@ def describe_run(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
         "notes": [*plan.notes, *outcome.notes],
         "seconds": outcome.seconds,
     }
+
+
+def _adapter(plan: RunPlan) -> dict[str, Any]:
+    told = plan.job.options.adapter
+    return {"adapter": describe_adapter(read_facts(Path(told.path)), told.sha256)} if told is not None else {}
 
 
 def describe_scenes(plan: RunPlan) -> list[dict[str, Any]]:

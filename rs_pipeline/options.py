@@ -154,6 +154,14 @@ class TtaSettings(Section):
         return self
 
 
+class AdapterFile(Section):
+    """What `rs-seg adapt` made for a model."""
+
+    path: str
+    sha256: str
+    """Of what the file held when the run was planned, hexadecimal."""
+
+
 class ScoringSettings(Section):
     """From logits to class probabilities (METHODS.md section 0)."""
 
@@ -165,6 +173,7 @@ class ScoringSettings(Section):
     top_queries: Count
     geometry_token: bool
     calibrated: bool | None
+    feedback: bool
     tta: TtaSettings
 
 
@@ -175,5 +184,6 @@ class ModelOptions(Section):
     dtype: Literal["auto", "float32", "bfloat16"]
     compile: bool
     prompt_batch: Count | None
+    adapter: AdapterFile | None = None
     scoring: ScoringSettings
     refine: RefineSettings

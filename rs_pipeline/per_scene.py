@@ -10,7 +10,8 @@ from rs_pipeline.aoi import read_aoi
 from rs_pipeline.catalog import Scene
 from rs_pipeline.config import RunSettings
 from rs_pipeline.errors import AoiError, OutputError, RsSegError, UsageError
-from rs_pipeline.plan import RunPlan, plan_run, select_scenes
+from rs_pipeline.imagery import select_scenes
+from rs_pipeline.plan import RunPlan, plan_run
 from rs_pipeline.products import read_manifest
 from rs_pipeline.reporting import Reporter
 

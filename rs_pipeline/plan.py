@@ -8,28 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import shapely
-from shapely.geometry.base import BaseGeometry
-
-from rs_pipeline.aoi import Aoi, read_aoi
-from rs_pipeline.catalog import Scene, find_scenes
+from rs_pipeline.adapters import check_adapter, read_facts
+from rs_pipeline.catalog import Scene
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.config import RunSettings
-from rs_pipeline.errors import BlankError, CatalogError, OutsideError, RasterError, UsageError
-from rs_pipeline.extent import LON_LAT, build_grid, choose_crs, choose_gsd
 from rs_pipeline.grid import Grid
 from rs_pipeline.groups import Work, find_work
-from rs_pipeline.job import MAX_SCENES, Job, SceneJob
+from rs_pipeline.imagery import find_imagery
+from rs_pipeline.job import Job, SceneJob
 from rs_pipeline.keys import PRODUCT_FORMAT, base_key, digest
 from rs_pipeline.layers import check_layer_names
 from rs_pipeline.line_layers import lines_bytes
 from rs_pipeline.options import ModelOptions
 from rs_pipeline.places import Place, open_place
 from rs_pipeline.products import check_free, check_room, on_one_disk
-from rs_pipeline.query import Query, parse_interval
-from rs_pipeline.radiometry import measure_stretch
-from rs_pipeline.raster import RasterInfo, burn_mask, choose_bands, read_sample
 from rs_pipeline.reproject import check_place, read_crs
 from rs_pipeline.scene_reader import CACHE_BYTES
 from rs_pipeline.segmenter import ModelInfo, check_refinements, check_vocabulary, find_provider
@@ -45,9 +37,6 @@ MAX_BATCH = 4
 _BATCH_PX = 2**20
 _PROCESS_BYTES = 700e6
 """A worker before its first tile: torch and the other libraries, 0.6 GB, and GDAL's cache."""
-MAX_GRID_PX = 10**12
-_SMALL_GRID_PX = 1024**2
-"""Grids up to this size are looked at pixel by pixel while planning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +91,16 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
     info = provider.info()
     check_vocabulary(info, classes)
     check_refinements(info, options.refine.active)
-    aoi = read_aoi(settings.aoi) if settings.aoi is not None else None
-    scenes, scene_notes = select_scenes(settings, aoi) if scenes is None else (scenes, [])
-    if len(scenes) > MAX_SCENES:
-        fix = "Narrow --datetime, --aoi or --source, or take them apart with --per-scene."
-        raise CatalogError(f"at most {MAX_SCENES} scenes in one run", f"{len(scenes)}", fix)
-    where: BaseGeometry = shapely.union_all([s.info.footprint for s in scenes])
-    if aoi is not None:
-        aoi = aoi.near(where)
-        where = where.intersection(aoi.in_crs(LON_LAT))
-    crs, crs_note = choose_crs(scenes[0], where)
-    gsd_m, gsd_notes = choose_gsd(settings.gsd_m, info, scenes)
-    grid = build_grid(crs, gsd_m, aoi, scenes)
-    if layers_crs is not None:
-        check_place(grid, layers_crs, lines=bool(settings.vectors.lines))
-    check_formats_at(settings.vectors.formats, grid)
-    plan = _cut(grid, aoi, settings, info)
-    prepared, radiometry_notes = _prepare(scenes, settings)
+    if options.adapter is not None:
+        check_adapter(read_facts(Path(options.adapter.path)), info.weights_sha256, classes)
+
+    def check(grid: Grid) -> None:
+        if layers_crs is not None:
+            check_place(grid, layers_crs, lines=bool(settings.vectors.lines))
+        check_formats_at(settings.vectors.formats, grid)
+
+    imagery = find_imagery(settings, info, scenes, check)
+    plan, prepared, grid = imagery.plan, imagery.scenes, imagery.plan.grid
     tiles = plan.count()
     crew = choose_crew(settings.workers, tiles)
     settings = _with_batch_size(settings, plan, crew)
@@ -136,7 +118,7 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
     weights, code = info.weights_sha256, info.code_version
     job = Job(base, plan, prepared, classes, settings.model, weights, code, options, crew.threads)
     word_notes = [*describe_unfamiliar(info, classes), *_refinement_notes(options, classes)]
-    notes = (*(aoi.notes if aoi else ()), *scene_notes, *([crs_note] if crs_note else []), *gsd_notes, *radiometry_notes, *word_notes)
+    notes = (*imagery.notes, *word_notes)
     return RunPlan(settings, job, find_work(job), info, crew, tiles, out, run_key, existing, estimate, notes)
 
 
@@ -161,20 +143,6 @@ def _with_batch_size(settings: RunSettings, plan: TilePlan, crew: Crew) -> RunSe
     return settings.model_copy(update={"workers": settings.workers.model_copy(update={"batch_size": size})})
 
 
-def _cut(grid: Grid, aoi: Aoi | None, settings: RunSettings, info: ModelInfo) -> TilePlan:
-    tile_px = settings.tile_px or info.tile_px
-    overlap_px = settings.overlap_px if settings.overlap_px is not None else tile_px // 8
-    if grid.height * grid.width > MAX_GRID_PX:
-        grown = f"{grid.height} x {grid.width} at {grid.gsd_m:g} m"
-        raise UsageError(f"a grid of at most {MAX_GRID_PX:.0e} pixels", grown, "Give a coarser --gsd, or a smaller --aoi.")
-    area = aoi.in_crs(grid.crs) if aoi is not None else None
-    if area is not None and grid.height * grid.width <= _SMALL_GRID_PX and not burn_mask(area, grid).any():
-        raise OutsideError(
-            "an AOI that holds the centre of a pixel", f"{area.area:.3g} m² at {grid.gsd_m:g} m per pixel", "Draw it larger."
-        )
-    return TilePlan(grid, tile_px, overlap_px, area)
-
-
 def _choose_classes(settings: RunSettings) -> tuple[ClassSet, RunSettings]:
     """The classes that are asked for, held against everything that their names must be good for, and settings that call them so."""
     vocabulary = load_vocabulary(settings.vocabulary)
@@ -184,76 +152,6 @@ def _choose_classes(settings: RunSettings) -> tuple[ClassSet, RunSettings]:
     check_layer_names(classes)
     check_formats(settings.vectors.formats, classes)
     return classes, settings.model_copy(update={"vectors": resolve_vectors(settings.vectors, classes, vocabulary)})
-
-
-def query_of(settings: RunSettings, aoi: Aoi | None) -> Query:
-    """What of the archive some settings ask for."""
-    return Query(
-        parse_interval(settings.datetime),
-        aoi.in_crs(LON_LAT) if aoi is not None else None,
-        settings.collections,
-        settings.max_cloud_cover,
-        settings.asset,
-        settings.roots,
-    )
-
-
-def select_scenes(settings: RunSettings, aoi: Aoi | None) -> tuple[list[Scene], list[str]]:
-    """The scenes of a run, on top first, and what the user should know about them.
-
-    Raises
-    ------
-    CatalogError: there are none, or one that was asked for is not among them.
-    """
-    scenes = find_scenes(settings.source or (settings.catalog,), query_of(settings, aoi))
-    if settings.scenes:
-        found = [s.id for s in scenes]
-        missing = [scene for scene in settings.scenes if scene not in found]
-        if missing:
-            expected = f"scenes of the source ({', '.join(found[:8])})"
-            raise CatalogError(expected, ", ".join(missing), "Check --set scenes, --aoi and --datetime.")
-        scenes = [s for s in scenes if s.id in settings.scenes]
-    undated = sum(s.datetime is None for s in scenes)
-    notes = [f"{undated} of {len(scenes)} scenes have no date: they go below the dated ones"] if 0 < undated < len(scenes) else []
-    return _ordered(scenes, settings.composite), notes
-
-
-def _ordered(scenes: Sequence[Scene], composite: str) -> list[Scene]:
-    """On top first. Scenes of equal date, and undated ones, keep the order of their ids."""
-    if composite == "listed":
-        return list(scenes)
-    by_id = sorted(scenes, key=lambda s: s.id)
-    dated = [s for s in by_id if s.datetime is not None]
-    dated.sort(key=lambda s: s.datetime.timestamp() if s.datetime else 0.0, reverse=composite == "newest")
-    return dated + [s for s in by_id if s.datetime is None]
-
-
-def _prepare(scenes: Sequence[Scene], settings: RunSettings) -> tuple[tuple[SceneJob, ...], list[str]]:
-    prepared, notes = [], []
-    radiometry = settings.radiometry
-    for scene in scenes:
-        info = scene.info if settings.nodata is None else _with_nodata(scene.info, settings.nodata)
-        bands = choose_bands(info, settings.bands)
-        sample = read_sample(info, bands, radiometry.sample_px)
-        stretch = measure_stretch(sample.image, sample.valid, radiometry.low_percent, radiometry.high_percent)
-        if stretch is None:
-            notes.append(f"{scene.id} has no valid pixel and is left out")
-            continue
-        if "alpha" in info.colours and sample.opaque is None:
-            notes.append(f"{scene.id}: its alpha band holds measurements, not a mask, and is not used as one")
-        prepared.append(SceneJob(scene.id, scene.iso_datetime, info, bands, sample.opaque, stretch, scene.item_href, scene.licence))
-    if not prepared:
-        came = f"only nodata in {', '.join(s.id for s in scenes)}"
-        raise BlankError("a scene with valid pixels", came, "Check nodata values and masks.")
-    return tuple(prepared), notes
-
-
-def _with_nodata(info: RasterInfo, nodata: float) -> RasterInfo:
-    dtype = np.dtype(info.dtype)
-    fits = dtype.kind == "f" or (float(nodata).is_integer() and np.iinfo(dtype).min <= nodata <= np.iinfo(dtype).max)
-    if not fits:
-        raise RasterError(f"a nodata value that {info.dtype} can hold", f"{nodata:g} for {info.href}", "Give another value.")
-    return replace(info, nodata=nodata)
 
 
 def _check_rooms(out: Path, base: Place, estimate: Estimate, what: str) -> None:

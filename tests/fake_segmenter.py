@@ -3,6 +3,7 @@
 Named to the pipeline as `fake_segmenter:NAME`.
 """
 
+import json
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rs_pipeline.errors import SegmenterError
+from rs_pipeline.errors import SegmenterError, TrainingError
 from rs_pipeline.segmenter import ModelInfo
 
 TROUBLE = 0.999
@@ -137,6 +138,36 @@ class Provider:
         if self.segmenter is None:
             raise SegmenterError("weights", "none", "Bring some.")
         return self.segmenter()
+
+
+class Adapting(Provider):
+    """Its adapters are as good as RS_SEG_TEST_GOOD says when they are made, and the plain model as RS_SEG_TEST_PLAIN says."""
+
+    def adapt(self, request, tiles, reporter):
+        from safetensors.numpy import save_file
+
+        good = float(os.environ["RS_SEG_TEST_GOOD"])
+        if good < 0:
+            raise TrainingError("held-out consistency that does not get worse", str(good), "Lower learning_rate.")
+        history = {"consistency_before": 0.1, "consistency": good, "best_step": 1, "steps": 2}
+        facts = {
+            "kind": "rs-seg adapter", "format": 1, "model": "fake", "base_sha256": self.info().weights_sha256, "settings": {},
+            "classes": {c.name: list(c.prompts) for c in request.classes}, "data_sha256": tiles.digest, "history": history,
+        }  # fmt: skip
+        save_file({"good": np.array([good])}, request.out, {"rs-seg": json.dumps(facts)})
+        return {**history, "adapter": str(request.out), "bytes": 1, "tiles": len(tiles), "curves": ["a.json", "a.png"]}
+
+    def consistency(self, options, classes, tiles, threads):
+        from safetensors.numpy import load_file
+
+        assert len(tiles) > 0
+        if options.adapter is None:
+            return float(os.environ.get("RS_SEG_TEST_PLAIN", "0.5"))
+        return float(load_file(options.adapter.path)["good"][0])
+
+
+def adapting(folder):
+    return Adapting(Pointwise)
 
 
 def pointwise(folder):

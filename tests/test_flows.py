@@ -295,6 +295,33 @@ def deployment_runs(client):
     return client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"deployment_id": {"any_": [str(deployment.id)]}}))
 
 
+def test_a_trial_of_an_archive_is_a_flow_run_and_can_be_scheduled(server, client, archive, tmp_path, monkeypatch):
+    from rs_flows.commands import run_adaptation
+
+    from rs_pipeline.archive_config import load_archive
+
+    adapting = {"held_out": 1, "newest": 2}
+    archive |= {"name": "adapting", "run": archive["run"] | {"model": "fake_segmenter:adapting"}, "adapt": adapting}
+    monkeypatch.setenv("RS_SEG_TEST_GOOD", "0.8")
+    trial = run_adaptation(load_archive(archive))
+    assert (trial["promoted"], trial["consistency"]["new"]) == (True, 0.8)
+    monkeypatch.setenv("RS_SEG_TEST_GOOD", "0.7")
+    assert not run_adaptation(load_archive(archive))["promoted"]
+    monkeypatch.setenv("RS_SEG_TEST_GOOD", "-1")
+    assert "does not get worse" in run_adaptation(load_archive(archive))["error"]
+    runs = runs_of(client, "adapt-model", "adapting")
+    assert sorted(flow_run.state.name for flow_run in runs) == ["Failed", "Kept", "Promoted"]
+    promoted = next(flow_run for flow_run in runs if flow_run.state.name == "Promoted")
+    assert eventually(lambda: {a.type for a in artifacts_of(client, promoted)} >= {"table", "markdown"})
+    rows = json.loads(next(a.data for a in artifacts_of(client, promoted) if a.type == "table"))
+    assert rows[0] == {"adapter": "new", "held-out consistency": 0.8}
+    (tmp_path / "archive.yaml").write_text(json.dumps(archive))
+    command = [*RS_SEG, "deploy", "--archive", "archive.yaml", "--cron", "0 4 * * 0", "--pool", "tests", "--adapt"]
+    done = subprocess.run(command, cwd=tmp_path, env=server, check=True, capture_output=True, text=True)
+    assert "adapt-model/adapting at '0 4 * * 0' UTC" in done.stdout
+    assert [s.schedule.cron for s in client.read_deployment_by_name("adapt-model/adapting").schedules] == ["0 4 * * 0"]
+
+
 def test_prefect_yaml_deploys(server, client, tmp_path):
     root = Path(__file__).parent.parent
     subprocess.run([PREFECT, "work-pool", "create", "local", "--type", "process"], env=server, check=False, capture_output=True)

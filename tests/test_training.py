@@ -71,7 +71,7 @@ def write_recipe(path, **changes):
     phase = {"steps": 3, "crop_px": 64, "crops": 2, "learning_rate": 0.001, "warmup": 0.1}
     text = {"steps": 3, "phrases": 16, "learning_rate": 0.002}
     mix = {"dubai": {"weight": 1, "zoom": [0.5, 2.0]}}
-    small = {"text": text, "dense": phase, "prompted": phase, "instances": phase, "checkpoint_every": 2, "mix": mix}
+    small = {"text": text, "dense": phase, "prompted": phase, "instances": phase, "words": phase, "checkpoint_every": 2, "mix": mix}
     path.write_text(yaml.safe_dump(yaml.safe_load(RECIPE.read_text()) | small | changes))
     return path
 
@@ -90,7 +90,8 @@ def stop_before(monkeypatch, phase, step):
 
 
 @pytest.mark.parametrize(
-    ("phase", "step", "kept"), [("dense", 2, 2), ("prompted", 0, 3), ("prompted", 2, 2), ("instances", 0, 3), ("instances", 2, 2)]
+    ("phase", "step", "kept"),
+    [("dense", 2, 2), ("prompted", 0, 3), ("prompted", 2, 2), ("instances", 0, 3), ("instances", 2, 2), ("words", 0, 3), ("words", 2, 2)],
 )
 def test_a_run_killed_in_any_phase_ends_with_the_weights_of_a_whole_one(data, recipe, tmp_path, monkeypatch, phase, step, kept):
     whole = train.train(recipe, data=data, out=tmp_path / "whole", resume=False)
@@ -125,6 +126,21 @@ def test_a_phase_changes_its_own_parts_alone(data, recipe):
 def names_in(student, part):
     (prefix,) = [name for name, module in student.named_modules() if module is part]
     return {name for name in student.state_dict() if name.startswith(f"{prefix}.")}
+
+
+def test_only_the_words_phase_hears_mostly_composed_phrases_and_two_that_mean_no_class(data, recipe):
+    mixture = read_mixture(data, read_recipe(recipe, None))
+    words = {phase: [mixture.batch(phase, step).words for step in range(60)] for phase in ("prompted", "words")}
+    assert {len(w) for w in words["prompted"]} == {6}
+    assert {len(w) for w in words["words"]} == {7}
+    named = {phase: np.mean([w[k] == name for w in drawn for k, name in enumerate(CLASSES)]) for phase, drawn in words.items()}
+    assert named["prompted"] == pytest.approx(0.5, abs=0.1)
+    assert named["words"] == pytest.approx(0.25, abs=0.1)
+
+
+def test_a_recipe_may_name_its_own_tiles_of_dubai(data, tmp_path):
+    path = write_recipe(tmp_path / "own.yaml", mix={"dubai": {"weight": 1, "zoom": [0.5, 2.0], "tiles": [8]}})
+    assert [scene.name for scene in read_mixture(data, read_recipe(path, None)).scenes["dubai"]] == ["dubai 8/image_part_001"]
 
 
 def test_a_checkpoint_is_not_overwritten_without_resume_nor_continued_with_another_recipe(data, recipe, tmp_path):

@@ -54,6 +54,20 @@ def publish_archive(found: dict[str, Any]) -> None:
     unless_in_vain(lambda: create_table_artifact(rows or [{"item": "nothing new"}], description=what))
 
 
+def publish_trial(trial: dict[str, Any]) -> None:
+    """What became of a new adapter, as a table and in words; for want of a server, nothing."""
+    scores = trial["consistency"]
+    rows = [{"adapter": name, "held-out consistency": scores[name]} for name in ("new", "current", "plain")]
+    verdict = trial["error"] or ("promoted" if trial["promoted"] else "kept the current one: the new one is not better")
+    words = f"Trial {trial['number']}: {verdict}\n\nLearned from {', '.join(trial['items'])}\n\n`{trial['adapter']}`"
+
+    def show() -> None:
+        create_table_artifact(rows, description=f"Adapters, compared on {', '.join(trial['held_out'])}")
+        create_markdown_artifact(words, description="The trial")
+
+    unless_in_vain(show)
+
+
 def _in_words(plan: RunPlan, summary: dict[str, Any]) -> str:
     tiles, pixels = summary["tiles"], summary["pixels"]
     unseen, seconds = pixels["not_observed"] / max(1, pixels["aoi"]), sum(summary["seconds"].values())

@@ -16,6 +16,7 @@ from prefect.schedules import Cron
 from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
 
+from rs_flows.adapt_model import adapt_model
 from rs_flows.segment_aoi import segment_aoi
 from rs_flows.segment_archive import segment_archive
 from rs_pipeline.archive import Archive
@@ -60,7 +61,24 @@ def run_archive(settings: ArchiveSettings, *, retry: bool) -> dict[str, Any]:
     return _result(state)
 
 
-def deploy(settings: ArchiveSettings, *, cron: str, timezone: str, pool: str) -> str:
+def run_adaptation(settings: ArchiveSettings) -> dict[str, Any]:
+    """A trial of an archive's model as a flow run, in this process; see `run_archive`.
+
+    Returns
+    -------
+    What `rs_pipeline.promotion.adapt_archive` gives.
+
+    Raises
+    ------
+    RsSegError: nothing was tried; ClusterError: Prefect's server does not answer.
+    """
+    if get_current_settings().api.url is not None:
+        _reach_server()
+    state: Any = adapt_model(settings.model_dump(mode="json"), return_state=True)
+    return _result(state)
+
+
+def deploy(settings: ArchiveSettings, *, cron: str, timezone: str, pool: str, adapt: bool = False) -> str:
     """Put an archive on a schedule: a deployment of `segment-archive` in a pool of process workers, made where there is none.
 
     Two of its runs are never at work at once: one that is due while another runs is cancelled.
@@ -68,6 +86,7 @@ def deploy(settings: ArchiveSettings, *, cron: str, timezone: str, pool: str) ->
     Parameters
     ----------
     cron: five fields, in `timezone` (a name of the IANA database).
+    adapt: of `adapt-model` in its place.
 
     Returns
     -------
@@ -78,6 +97,7 @@ def deploy(settings: ArchiveSettings, *, cron: str, timezone: str, pool: str) ->
     RsSegError: the archive cannot be opened; ClusterError: there is no server, or it refuses.
     """
     Archive.of(settings)
+    scheduled: Any = adapt_model if adapt else segment_archive
     if get_current_settings().api.url is None:  # a temporary server would forget the deployment
         raise ClusterError("a Prefect server", "no PREFECT_API_URL", _FIX)
     _reach_server()
@@ -86,7 +106,7 @@ def deploy(settings: ArchiveSettings, *, cron: str, timezone: str, pool: str) ->
             client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
         try:
             schedule = Cron(cron, timezone=timezone)
-            deployment: Any = segment_archive.to_deployment(
+            deployment: Any = scheduled.to_deployment(
                 name=settings.name,
                 schedule=schedule,
                 parameters={"archive": settings.model_dump(mode="json")},
@@ -102,7 +122,7 @@ def deploy(settings: ArchiveSettings, *, cron: str, timezone: str, pool: str) ->
             deployment.apply()
         except (PrefectException, HTTPError) as error:
             raise ClusterError("a Prefect server that takes a deployment", " ".join(str(error).split()), _FIX) from error
-    return f"{segment_archive.name}/{settings.name}"
+    return f"{scheduled.name}/{settings.name}"
 
 
 def _reach_server() -> None:

@@ -44,3 +44,9 @@ def as_tasks(stages: StagesSettings) -> Callable[[str, Callable[[], T]], T]:
         return as_task(stage)
 
     return do
+
+
+def in_one_try(name: str, stage: Callable[[], T]) -> T:
+    """A stage as a task that is not tried again: an adaptation goes on from its checkpoint when its flow runs the next time."""
+    as_task: Task[[Callable[[], T]], T] = _stage.with_options(name=name, task_run_name=name)
+    return as_task(stage)

@@ -28,9 +28,14 @@ def load_segmenter(
     keep_freed_memory()
     device = find_device(options.device)
     model = load_model(folder).to(device).eval()
+    aligner = None
+    if options.adapter is not None:
+        from rs_model.adapt.file import wear
+
+        aligner = wear(model, options.adapter, feedback=options.scoring.feedback)
     if options.compile:
         model.backbone.compile()
-    return PromptedSegmenter(model, build_chain(options, device), options, device, threads, read_calibration(folder))
+    return PromptedSegmenter(model, build_chain(options, device), options, device, threads, read_calibration(folder), aligner)
 
 
 def build_chain(options: ModelOptions, device: torch.device) -> Chain:

@@ -13,14 +13,19 @@ from numpy.typing import NDArray
 from rs_model.augment import blank, cut, disturb, turn
 from rs_model.instances import InstanceTargets, instance_targets
 from rs_model.labels import CLASSES, IGNORE
-from rs_model.phrases import other_phrase, training_phrase
+from rs_model.phrases import composed_phrase, other_phrase, training_phrase
 from rs_model.recipe import PHASES, PhaseName, Recipe
-from rs_model.scenes import Scene, read_banepa, read_chesapeake, read_dubai, stretch
+from rs_model.scenes import Scene, read_banepa, read_chesapeake, read_dubai, read_dubai_tiles, stretch
 from rs_model.spectral import read_spectral
 from rs_pipeline.errors import TrainingError
 
 DEMO_FIRST_SEED = 1000
 """Generated training scenes count from here; demonstrations and tests use seeds below."""
+
+COMPOSED_SHARE = 0.5
+"""Share of a class's phrases in the words phase that are composed; the others are drawn as in the phases before."""
+OTHERS_IN_WORDS = 2
+"""Phrases of something else that the words phase asks every crop for; the phases before ask for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class Batch:
     codes: NDArray[np.uint8]
     """(N, S, S) label codes."""
     words: tuple[str, ...]
-    """One phrase per class, in class order, and one of something else."""
+    """One phrase per class, in class order, and one or two of something else."""
     instances: tuple[InstanceTargets, ...]
     """The buildings of each crop, one by one; none in the dense phase, which has no use for them."""
 
@@ -54,7 +59,8 @@ class Mixture:
         drawn = [self._crop(source, phase.crop_px, rng) for source in sources]
         images = np.stack([np.moveaxis(image, -1, 0) for image, _ in drawn])
         codes = np.stack([c for _, c in drawn])
-        words = (*(training_phrase(c, rng) for c in CLASSES), other_phrase(rng))
+        others = OTHERS_IN_WORDS if name == "words" else 1
+        words = (*(_phrase(name, c, rng) for c in CLASSES), *(other_phrase(rng) for _ in range(others)))
         return Batch(images, codes, words, () if name == "dense" else tuple(_instances(codes, sources)))
 
     def digest(self) -> str:
@@ -76,6 +82,11 @@ class Mixture:
         pixels, known = disturb(image, rng), codes.copy()
         blank(pixels, known, rng)
         return pixels, known
+
+
+def _phrase(phase: PhaseName, name: str, rng: np.random.Generator) -> str:
+    draw = composed_phrase if phase == "words" and rng.random() < COMPOSED_SHARE else training_phrase
+    return draw(name, rng)
 
 
 def _instances(codes: NDArray[np.uint8], sources: Sequence[str]) -> list[InstanceTargets]:
@@ -100,7 +111,8 @@ def read_mixture(data: Path, recipe: Recipe) -> Mixture:
 
 def _read(name: str, data: Path, recipe: Recipe) -> Iterator[Scene]:
     if name == "dubai":
-        return read_dubai(data, "train")
+        tiles = recipe.mix[name].tiles
+        return read_dubai(data, "train") if tiles is None else read_dubai_tiles(data, tiles)
     if name == "banepa":
         return read_banepa(data, "train")
     if name == "spectral":

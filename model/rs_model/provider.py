@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from rs_model.hub import fetch_sam3, read_sam3_config, sam3_digest
 from rs_model.weights import MODEL_TYPE, SHIPPED, read_weights_config, weights_digest
+from rs_pipeline.adaptation import AdaptRequest, UnlabelledTiles
+from rs_pipeline.classes import ClassSet
 from rs_pipeline.options import ModelOptions, Step
+from rs_pipeline.reporting import Reporter
 from rs_pipeline.segmenter import ModelInfo, Provider, Segmenter
 
 _SAM3_BYTES_PER_PX = 700
@@ -53,6 +56,20 @@ class TinyProvider:
 
         return load_segmenter(load_tiny, self.folder, options, threads)
 
+    def adapt(self, request: AdaptRequest, tiles: UnlabelledTiles, reporter: Reporter) -> dict[str, Any]:
+        """Train an adapter; see `rs_pipeline.adaptation.Adaptable`."""
+        from rs_model.adapt.command import adapt
+        from rs_model.tiny import load_tiny
+
+        return adapt(load_tiny, self.folder, self.info(), request, tiles, reporter)
+
+    def consistency(self, options: ModelOptions, classes: ClassSet, tiles: UnlabelledTiles, threads: int | None) -> float:
+        """How stable its maps are; see `rs_pipeline.adaptation.Adaptable`."""
+        from rs_model.adapt.command import consistency
+        from rs_model.tiny import load_tiny
+
+        return consistency(load_tiny, self.folder, options, classes, tiles, threads)
+
 
 @dataclass(frozen=True)
 class Sam3Provider:
@@ -89,6 +106,20 @@ class Sam3Provider:
         from rs_model.sam3 import load_sam3
 
         return load_segmenter(load_sam3, self._weights(), options, threads)
+
+    def adapt(self, request: AdaptRequest, tiles: UnlabelledTiles, reporter: Reporter) -> dict[str, Any]:
+        """Train an adapter; see `rs_pipeline.adaptation.Adaptable`."""
+        from rs_model.adapt.command import adapt
+        from rs_model.sam3 import load_sam3
+
+        return adapt(load_sam3, self._weights(), self.info(), request, tiles, reporter)
+
+    def consistency(self, options: ModelOptions, classes: ClassSet, tiles: UnlabelledTiles, threads: int | None) -> float:
+        """How stable its maps are; see `rs_pipeline.adaptation.Adaptable`."""
+        from rs_model.adapt.command import consistency
+        from rs_model.sam3 import load_sam3
+
+        return consistency(load_sam3, self._weights(), options, classes, tiles, threads)
 
     def _weights(self) -> Path:
         return fetch_sam3() if self.folder is None else self.folder

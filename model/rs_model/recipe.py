@@ -12,7 +12,7 @@ from rs_pipeline.errors import ConfigError
 
 SOURCES = ("dubai", "banepa", "chesapeake", "spectral", "demo")
 
-PhaseName = Literal["dense", "prompted", "instances"]
+PhaseName = Literal["dense", "prompted", "instances", "words"]
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 """In their order."""
 
@@ -30,6 +30,8 @@ class Mix(BaseModel):
     """Share of the crops, relative to the other sources; 0 leaves the source unread."""
     zoom: tuple[Positive, Positive]
     """Least and greatest output pixels per image pixel."""
+    tiles: tuple[int, ...] | None = None
+    """Of Dubai: these in the place of those that train rs-tiny, for models that ablations start from."""
 
 
 class TextPhase(BaseModel):
@@ -72,6 +74,7 @@ class Recipe(BaseModel):
     dense: ImagePhase
     prompted: ImagePhase
     instances: ImagePhase
+    words: ImagePhase
     presence_weight: Annotated[float, Field(ge=0)]
     instance_weight: Annotated[float, Field(ge=0)]
     demo_scenes: Count

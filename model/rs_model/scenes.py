@@ -61,7 +61,12 @@ def stretch(image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.uint8]
 
 def read_dubai(root: Path, split: Split) -> Iterator[Scene]:
     """MBRSC Dubai: the images of a split's tiles."""
-    for tile in DUBAI_TILES[split]:
+    yield from read_dubai_tiles(root, DUBAI_TILES[split])
+
+
+def read_dubai_tiles(root: Path, tiles: Sequence[int]) -> Iterator[Scene]:
+    """The images of some tiles, whatever they are for otherwise."""
+    for tile in tiles:
         for path in find_files(root / "dubai_mbrsc" / f"Tile {tile}" / "images", "*.jpg"):
             mask = path.parent.parent / "masks" / f"{path.stem}.png"
             yield Scene(f"dubai {tile}/{path.stem}", stretch(_read_rgb(path)), dubai_codes(_read_rgb(mask)))

@@ -15,7 +15,7 @@ from rs_model.batching import Batches
 from rs_model.calibration import Calibration, training_class
 from rs_model.chain import Chain
 from rs_model.scores import Instances, best_queries, class_probability, word_probability
-from rs_model.stages import Prompts, Pyramid, cut_masks, embed_pixels, fuse, mask_logits, query_boxes, score, semantic_logits
+from rs_model.stages import Aligner, Prompts, Pyramid, cut_masks, embed_pixels, fuse, mask_logits, query_boxes, score, semantic_logits
 from rs_model.views import mean_over_views, views_of
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.errors import SegmenterError
@@ -56,8 +56,10 @@ class PromptedSegmenter:
         device: torch.device,
         threads: int | None = None,
         calibration: Calibration | None = None,
+        aligner: Aligner | None = None,
     ) -> None:
         self.model, self.chain, self.options, self.device, self.threads = model, chain, options, device, threads
+        self.aligner = aligner
         scoring = options.scoring
         if scoring.calibrated and not calibration:
             fix = "Set it to null, or fit one with `python -m rs_model.calibrate --write`."
@@ -125,14 +127,17 @@ class PromptedSegmenter:
     def _words(self, pyramid: Pyramid, prompts: Prompts, size: tuple[int, int]) -> Tensor:
         """(N, P, H, W) probability per word. Presence is known before the costly masks: absent prompts get none."""
         sam, scoring = self.model.head, self.options.scoring
-        fused, decoded = self.chain.encoder(sam, fuse(sam, pyramid, prompts, geometry_token=scoring.geometry_token))
+        fused = fuse(sam, pyramid, prompts, geometry_token=scoring.geometry_token)
+        if self.aligner is not None:
+            fused = self.aligner.before_decoder(sam, pyramid, fused)
+        fused, decoded = self.chain.encoder(sam, fused)
         # What multiplies all of a prompt's scores: no pixel of it could be above.
         most = torch.sigmoid(decoded.presence[:, 0].float()) ** min(scoring.presence_power, 1.0)
         present = torch.nonzero(most >= scoring.absent_below)[:, 0]
         maps = torch.zeros(len(fused.tokens), *size, device=self.device)
         if len(present):
             some, presence = fused[present], decoded.presence[present]
-            pixels = embed_pixels(sam, pyramid, some)
+            pixels = embed_pixels(sam, pyramid, some if self.aligner is None else self.aligner.before_masks(some))
             instances = None
             if self.with_instances:
                 scores = score(sam, decoded, fused)[present]

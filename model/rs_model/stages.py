@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Sam3Model
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.models.sam3.modeling_sam3 import Sam3DetrDecoder, inverse_sigmoid
+from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
+
+from rs_model.collector import DecoderAttentionCollector
 
 NOWHERE = -30.0
 """Logit of a cell that is left out: its probability and its loss are 0, and so are their gradients."""
@@ -103,6 +105,18 @@ class Decoded:
         return self.layers[-1]
 
 
+class Aligner(Protocol):
+    """What an adapter does between the stages; `rs_model.adapt.alignment.Alignment` is one."""
+
+    def before_decoder(self, sam: Sam3Model, pyramid: Pyramid, fused: Fused) -> Fused:
+        """The rows as the decoder, and with it everything after, is to see them."""
+        ...
+
+    def before_masks(self, fused: Fused) -> Fused:
+        """The rows as masks are to be made of them."""
+        ...
+
+
 def fuse(sam: Sam3Model, pyramid: Pyramid, prompts: Prompts, *, geometry_token: bool = False) -> Fused:
     """The DETR encoder: tokens of every image with every prompt.
 
@@ -179,21 +193,9 @@ def decode(sam: Sam3Model, fused: Fused, *, attention: bool = False) -> Decoded:
     if not attention:
         out = sam.detr_decoder(**inputs)
         return Decoded(out.intermediate_hidden_states, out.presence_logits[-1], None)
-    with _eager(sam.detr_decoder):
-        out = sam.detr_decoder(**inputs, output_attentions=True)
-    # Three attentions per layer, flat: self, text, vision.
-    return Decoded(out.intermediate_hidden_states, out.presence_logits[-1], torch.stack(out.attentions[2::3], 1))
-
-
-@contextmanager
-def _eager(decoder: Sam3DetrDecoder) -> Iterator[None]:
-    """Fused attention gives no weights, in silence; the decoder alone is switched, since the image encoder's would fill the memory."""
-    usual = decoder.config._attn_implementation  # noqa: SLF001 - transformers has no public getter
-    decoder.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        decoder.set_attn_implementation(usual)
+    with DecoderAttentionCollector(sam.detr_decoder) as collector:
+        out = collector.decode(**inputs)
+    return Decoded(out.intermediate_hidden_states, out.presence_logits[-1], collector.attention)
 
 
 def score(sam: Sam3Model, decoded: Decoded, fused: Fused) -> Tensor:

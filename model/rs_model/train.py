@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,17 @@ from torch import Tensor, nn
 
 from rs_model.architecture import Architecture
 from rs_model.checkpoint import State, read_state, write_state
-from rs_model.dense import DenseHead
 from rs_model.labels import CLASSES
 from rs_model.losses import dense_loss, presence_loss, total_loss
-from rs_model.matching import Found, absence_loss, found_by, instance_loss, query_scores, start_queries
+from rs_model.matching import absence_loss, instance_loss
 from rs_model.memory import keep_freed_memory
 from rs_model.mixture import Batch, Mixture, read_mixture
 from rs_model.phrases import build_tokenizer, class_nouns
-from rs_model.pieces import Tokenizer
 from rs_model.recipe import PHASES, PhaseName, Recipe, read_recipe
-from rs_model.stages import Fused, Pyramid, decode, embed_pixels, fuse, semantic_logits
-from rs_model.text_training import measure_text, new_reader, pretrain_text, resolved_share
-from rs_model.tiny import TinySam3
+from rs_model.student import Student
+from rs_model.text_training import measure_text, pretrain_text, resolved_share
 from rs_model.weights import MODEL_TYPE, write_weights
 from rs_pipeline.errors import TrainingError
-
-BUILDING = CLASSES.index("building")
 
 
 def train(config: Path, *, data: Path, out: Path, resume: bool, steps: int | None = None) -> Path:
@@ -67,78 +62,6 @@ def train(config: Path, *, data: Path, out: Path, resume: bool, steps: int | Non
     folder = out / "weights"
     export(folder, recipe, run.averaged_model(), run.data_sha256)
     return folder
-
-
-@dataclass(frozen=True, slots=True)
-class Queried:
-    """What the decoder says of every image with every prompt."""
-
-    presence: Tensor
-    """(N, P) logits."""
-    found: Found
-    """Of the N rows of the building prompt."""
-    silent: Tensor
-    """(L, N·(P-1), Q) logits of the queries of all other rows, which have no instances."""
-
-
-class Student(nn.Module):
-    """The model and the head of the dense phase, so that one checkpoint and one moving average hold both."""
-
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer) -> None:
-        super().__init__()
-        architecture = Architecture(backbone=recipe.backbone)
-        self.model = TinySam3(architecture, tokenizer)
-        self.dense = DenseHead(architecture.width)
-        self.reader = new_reader(architecture.width, recipe.seed)
-        start_queries(self.model.head)
-
-    def dense_logits(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] → (N, 5, H/4, W/4)."""
-        logits: Tensor = self.dense(self.model.encode_images(images).levels)
-        return logits
-
-    def prompted(self, images: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Queried]:
-        """Every image with every prompt of token ids (P, T), the `BUILDING`-th of which has instances: (N, P, H/4, W/4) semantic logits,
-        and what the queries say.
-        """
-        head, (pyramid, fused) = self.model.head, self._fused(images, ids, mask)
-        pixels = embed_pixels(head, pyramid, fused)
-        logits = semantic_logits(head, pixels)
-        buildings = torch.arange(BUILDING, len(fused.image), len(ids))
-        return logits.view(len(images), len(ids), *logits.shape[-2:]), self._query(fused, pixels[buildings], buildings)
-
-    def queried(self, images: Tensor, ids: Tensor, mask: Tensor) -> Queried:
-        """The same of the queries alone; gradients reach the decoder and what turns queries into scores, boxes and masks."""
-        with torch.no_grad():
-            pyramid, fused = self._fused(images, ids, mask)
-            buildings = torch.arange(BUILDING, len(fused.image), len(ids))
-            pixels = embed_pixels(self.model.head, pyramid, fused[buildings])
-        return self._query(fused, pixels, buildings)
-
-    def _fused(self, images: Tensor, ids: Tensor, mask: Tensor) -> tuple[Pyramid, Fused]:
-        pyramid = self.model.encode_images(images)
-        return pyramid, fuse(self.model.head, pyramid, self.model.encode_ids(ids, mask))
-
-    def _query(self, fused: Fused, pixels: Tensor, buildings: Tensor) -> Queried:
-        """`pixels`: of the building rows alone."""
-        head, images = self.model.head, int(fused.image[-1]) + 1
-        decoded = decode(head, fused)
-        others = torch.ones(len(fused.image), dtype=torch.bool)
-        others[buildings] = False
-        found = found_by(head, fused, decoded, pixels, buildings)
-        return Queried(decoded.presence.view(images, -1), found, query_scores(head, decoded, fused)[:, others])
-
-    def learns_in(self, phase: PhaseName) -> list[nn.Module]:
-        """The parts that a phase trains; all others stay as they are, running means of their norms included."""
-        head = self.model.head
-        if phase == "dense":
-            return [self.model.backbone, self.model.project, self.dense]
-        if phase == "prompted":
-            return [self.model.backbone, self.model.project, head.detr_encoder, *self._decoding(), head.mask_decoder]
-        return [*self._decoding(), head.mask_decoder.mask_embedder, head.mask_decoder.instance_projection]
-
-    def _decoding(self) -> list[nn.Module]:
-        return [self.model.head.detr_decoder, self.model.head.dot_product_scoring]
 
 
 class Run:
@@ -251,17 +174,17 @@ class Run:
                 logits = self.student.dense_logits(images)
             else:
                 ids, mask = (torch.from_numpy(a) for a in self.tokenizer.encode(batch.words, rng=np.random.default_rng(self.step)))
-                if self.phase == "prompted":
-                    logits, queried = self.student.prompted(images, ids, mask)
-                else:
+                if self.phase == "instances":
                     queried = self.student.queried(images, ids, mask)
+                else:
+                    logits, queried = self.student.prompted(images, ids, mask)
         if self.phase == "dense":
             return dense_loss(logits.float(), codes)
         presence = queried.presence.float()
         instances = instance_loss(queried.found, batch.instances) + absence_loss(queried.silent)
-        if self.phase == "prompted":
-            return total_loss(logits.float(), presence, codes, self.recipe.presence_weight) + self.recipe.instance_weight * instances
-        return instances + self.recipe.presence_weight * presence_loss(presence, codes)
+        if self.phase == "instances":
+            return instances + self.recipe.presence_weight * presence_loss(presence, codes)
+        return total_loss(logits.float(), presence, codes, self.recipe.presence_weight) + self.recipe.instance_weight * instances
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from rs_pipeline.cli import archive, catalog, clean, compare, demo, deploy, evaluate, models, run, status, train, view
+from rs_pipeline.cli import ablate, adapt, archive, catalog, clean, compare, demo, deploy, evaluate, models, run, status, train, view
 from rs_pipeline.errors import RsSegError
 
 _INTERRUPTED = 130
@@ -34,6 +34,8 @@ app.command("deploy")(deploy.deploy_command)
 app.add_typer(models.app, name="models", help="The segmenters that are installed.")
 app.command("evaluate")(evaluate.evaluate_command)
 app.command("train")(train.train_command)
+app.command("adapt")(adapt.adapt_command)
+app.command("ablate")(ablate.ablate_command)
 app.command("demo")(demo.demo_command)
 
 

@@ -48,6 +48,35 @@ def run_command(
         raise typer.Exit(_PARTIAL)
 
 
+@app.command("adapt")
+def adapt_command(
+    config: ConfigArgument,
+    flow: Annotated[bool, typer.Option("--flow", help="As a Prefect flow run, with artifacts.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Adapt the archive's model to its newest items, and promote the adapter where it is better than the current one.
+
+    Exit codes: 0 done, promoted or not; 1 error, or no adapter came of it; 2 usage.
+    """
+    from rs_pipeline.archive_config import load_archive
+
+    settings = load_archive(config)
+    if flow:
+        from rs_pipeline.flows import flow_named
+
+        trial = flow_named("adapt-archive")(settings)
+    else:
+        from rs_pipeline.archive import Archive
+        from rs_pipeline.cli.progress import TerminalReporter
+        from rs_pipeline.promotion import adapt_archive
+
+        with TerminalReporter() as reporter:
+            trial = adapt_archive(Archive.of(settings), reporter)
+    _print_json(trial) if as_json else _print_trial(trial)
+    if trial["error"] is not None:
+        raise typer.Exit(1)
+
+
 @app.command("status")
 def status_command(config: ConfigArgument, as_json: JsonOption = False) -> None:
     """What of an archive is done, to do, and given up; the catalog is asked, nothing is computed."""
@@ -76,6 +105,15 @@ def status_command(config: ConfigArgument, as_json: JsonOption = False) -> None:
 
 def _print_json(data: dict[str, Any]) -> None:
     typer.echo(json.dumps(data, ensure_ascii=False))
+
+
+def _print_trial(trial: dict[str, Any]) -> None:
+    console = Console(highlight=False, markup=False, emoji=False)
+    scores = ", ".join(f"{name} {'-' if score is None else f'{score:.4f}'}" for name, score in trial["consistency"].items())
+    console.print(f"trial {trial['number']}: consistency on {', '.join(trial['held_out'])}: {scores}", soft_wrap=True)
+    console.print(
+        trial["error"] or f"{'promoted' if trial['promoted'] else 'not better, kept the current one'}: {trial['adapter']}", soft_wrap=True
+    )
 
 
 def _print_items(found: dict[str, Any]) -> None:

@@ -1,0 +1,52 @@
+"""One pass of a model for training: what `rs_model.segmenter` computes, with what the losses read, and with gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rs_model.adapt.parts import Model
+from rs_model.scores import word_probability
+from rs_model.stages import Aligner, Decoded, Fused, Prompts, decode, embed_pixels, fuse, score, semantic_logits
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a model makes of N images with P prompts; rows are image-major."""
+
+    fused: Fused
+    """Rows as the decoder saw them."""
+    before: Tensor
+    """(B, n, C) the tokens before the adapter's modules."""
+    decoded: Decoded
+    scores: Tensor
+    """(B, Q) logits."""
+    probability: Tensor
+    """(B, H, W) float32: presence times the semantic map, at the images' own pixels."""
+    grid: tuple[int, int]
+
+    def on_grid(self, maps: Tensor) -> Tensor:
+        """Maps (B, H, W) → (B, n): the mean over each token's pixels."""
+        return F.adaptive_avg_pool2d(maps[:, None], self.grid).flatten(1)
+
+
+def see(model: Model, aligner: Aligner | None, images: Tensor, prompts: Prompts, *, attention: bool = False) -> Seen:
+    """Images (N, 3, H, W) in [0, 1] with every prompt."""
+    sam = model.head
+    fitted, size = model.fit(images)
+    pyramid = model.encode_images(fitted)
+    plain = fuse(sam, pyramid, prompts)
+    fused = plain if aligner is None else aligner.before_decoder(sam, pyramid, plain)
+    decoded = decode(sam, fused, attention=attention)
+    pixels = embed_pixels(sam, pyramid, fused if aligner is None else aligner.before_masks(fused))
+    found = word_probability(semantic_logits(sam, pixels), decoded.presence, size)
+    probability = found[:, : images.shape[2], : images.shape[3]]
+    return Seen(fused, plain.tokens, decoded, score(sam, decoded, fused), probability, pyramid.grid)
+
+
+def presence_of(seen: Seen) -> Tensor:
+    """(B,) probability that a row's prompt is in its image."""
+    return torch.sigmoid(seen.decoded.presence[:, 0].float())

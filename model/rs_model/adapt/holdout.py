@@ -1,0 +1,103 @@
+"""Held-out consistency: does a model say the same of two views of tiles that it did not learn from.
+
+A model that says nothing anywhere is consistent, too. So a class that the unadapted model finds on these tiles has to be found still: one
+that is gone counts as 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rs_model.adapt.forward import see
+from rs_model.adapt.parts import Model
+from rs_model.adapt.views import Views, make_views
+from rs_model.stages import Aligner, Prompts
+from rs_pipeline.adaptation import UnlabelledTiles
+from rs_pipeline.errors import TrainingError
+
+MAPPED = 0.5
+"""Least probability of a pixel that counts as the class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Of two views, over some tiles."""
+
+    both: NDArray[np.int64]
+    """(P,) pixels that both views give a class."""
+    either: NDArray[np.int64]
+    """(P,) pixels that at least one does."""
+    plain: NDArray[np.int64]
+    """(P,) pixels that the plain view does."""
+
+    def score(self, found: NDArray[np.bool_]) -> float:
+        """Mean intersection over union, 0…1, of the classes `found` (P,) by the unadapted model; one that is gone has 0."""
+        return float((self.both / np.maximum(self.either, 1))[found].mean())
+
+
+class HeldOut:
+    """Fixed tiles in fixed views."""
+
+    def __init__(self, tiles: UnlabelledTiles, indices: Sequence[int], seed: int, device: torch.device) -> None:
+        self._tiles, self._indices, self._seed, self._device = tiles, tuple(indices), seed, device
+
+    def _views(self, index: int) -> Views:
+        image, valid = self._tiles.read(index)
+        side = min(image.shape[1:])
+        return make_views([(image[:, :side, :side], valid[:side, :side])], np.random.default_rng([self._seed, index])).to(self._device)
+
+    @torch.no_grad()
+    def agreement(self, model: Model, aligner: Aligner | None, prompts: Prompts, precision: torch.autocast) -> Agreement:
+        """Of a model with its adapter, if it has one."""
+        both, either, plain = (np.zeros(len(prompts), np.int64) for _ in range(3))
+        for index in self._indices:
+            views = self._views(index)
+            with precision:
+                first = see(model, aligner, views.plain, prompts).probability[None]
+                second = see(model, aligner, views.other, prompts).probability[None]
+            valid = views.turned(views.valid)[0]
+            a, b = (views.turned(first)[0] >= MAPPED) & valid, (second[0] >= MAPPED) & valid
+            both += _pixels(a & b)
+            either += _pixels(a | b)
+            plain += _pixels(a)
+        return Agreement(both, either, plain)
+
+
+def _pixels(maps: Tensor) -> NDArray[np.int64]:
+    """(P, H, W) bool → (P,)."""
+    return np.asarray(maps.sum((1, 2)).cpu().numpy(), np.int64)
+
+
+def check_found(agreement: Agreement, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Which classes the unadapted model finds, (P,) bool.
+
+    Raises
+    ------
+    TrainingError: none: there is nothing to be consistent about.
+    """
+    found = np.asarray(agreement.plain > 0)
+    if not found.any():
+        fix = "Adapt to an area that holds these classes, or to other classes."
+        raise TrainingError(f"held-out tiles on which the model finds one of {', '.join(names)}", "none", fix)
+    return found
+
+
+def split_tiles(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the tiles that train, and of those that are held out: at least one each.
+
+    Raises
+    ------
+    TrainingError: fewer than two tiles.
+    """
+    if count < 2:
+        fix = "Take a larger --aoi, more scenes, or a lower seen_share; a smaller --tile-px makes more of them, too."
+        raise TrainingError("at least two tiles that hold data, one of them to be held out", str(count), fix)
+    held = min(max(1, round(share * count)), count - 1)
+    order = np.random.default_rng(seed).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])

@@ -1,0 +1,159 @@
+"""Adaptation as a whole: settings of a run in, unlabelled tiles of what it would look at, an adapter file out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rs_pipeline.adapt_settings import AdaptSettings
+from rs_pipeline.adaptation import AdaptRequest, as_adaptable
+from rs_pipeline.aoi import read_aoi
+from rs_pipeline.catalog import Scene
+from rs_pipeline.config import RunSettings
+from rs_pipeline.errors import BlankError, NothingThereError, OutputError, UsageError
+from rs_pipeline.imagery import Imagery, find_imagery, select_scenes
+from rs_pipeline.reporting import Reporter
+from rs_pipeline.segmenter import ModelInfo, check_vocabulary, find_provider
+from rs_pipeline.tile_reader import TileReader
+from rs_pipeline.vocabulary import load_vocabulary
+
+_LOOKS = 4
+"""So many tiles are read for each that is kept, at most: an area that is all blank is known by then."""
+
+
+class ArchiveTiles:
+    """Unlabelled tiles of scenes, each scene by itself; see `rs_pipeline.adaptation.UnlabelledTiles`.
+
+    Parameters
+    ----------
+    imagery: of each scene.
+    most: so many tiles at the utmost, spread over all of them by `seed`.
+    seen_share: 0…1, of a tile that must hold data.
+
+    Raises
+    ------
+    BlankError: no tile does.
+    """
+
+    def __init__(self, imagery: Sequence[Imagery], *, most: int, seen_share: float, seed: int) -> None:
+        self._imagery = tuple(imagery)
+        self._readers = [TileReader(each.plan, each.scenes) for each in imagery]
+        candidates = [(k, tile.index) for k, each in enumerate(imagery) for tile in each.plan.tiles()]
+        order = np.random.default_rng(seed).permutation(len(candidates))[: _LOOKS * most]
+        kept: list[tuple[int, int]] = []
+        for place in order.tolist():
+            if len(kept) == most:
+                break
+            if self._read(*candidates[place])[1].mean() >= max(seen_share, np.finfo(float).tiny):
+                kept.append(candidates[place])
+        if not kept:
+            came = f"none of {len(order)} that were looked at"
+            raise BlankError(f"tiles of which {seen_share:.0%} hold data", came, "Check --aoi, nodata values and seen_share.")
+        self._kept = sorted(kept)
+        self.digest = self._digest()
+
+    def _digest(self) -> str:
+        facts = [
+            [each.plan.digest, [[s.info.key(), s.bands, s.opaque, s.stretch.low, s.stretch.high] for s in each.scenes]]
+            for each in self._imagery
+        ]
+        return hashlib.sha256(json.dumps([facts, self._kept]).encode()).hexdigest()
+
+    @property
+    def scenes(self) -> int:
+        """How many scenes the tiles are of."""
+        return len({k for k, _ in self._kept})
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def read(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """(3, H, W) in [0, 1] and (H, W)."""
+        return self._read(*self._kept[index])
+
+    def _read(self, k: int, tile: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        seen, image = self._readers[k].read_tile(self._imagery[k].plan.tile(tile))
+        return image, seen.valid
+
+
+def read_tiles(
+    settings: RunSettings, adapting: AdaptSettings, info: ModelInfo, reporter: Reporter, scenes: Sequence[Scene] | None = None
+) -> ArchiveTiles:
+    """The tiles that a run of these settings would look at, of each of its scenes.
+
+    Parameters
+    ----------
+    scenes: None: those that the settings select.
+
+    Raises
+    ------
+    RsSegError: no scene, or none with data in the area.
+    """
+    if scenes is None:
+        scenes, notes = select_scenes(settings, read_aoi(settings.aoi) if settings.aoi is not None else None)
+        for note in notes:
+            reporter.note(note)
+    imagery = list(_imagery_of(settings, info, scenes, reporter))
+    if not imagery:
+        came = f"none in {', '.join(scene.id for scene in scenes[:8])}"
+        raise BlankError("a scene with valid pixels in the area", came, "Check --aoi and nodata values.")
+    return ArchiveTiles(imagery, most=adapting.tiles, seen_share=adapting.seen_share, seed=adapting.seed)
+
+
+def _imagery_of(settings: RunSettings, info: ModelInfo, scenes: Sequence[Scene], reporter: Reporter) -> Iterator[Imagery]:
+    for scene in scenes:
+        try:
+            found = find_imagery(settings, info, [scene])
+        except NothingThereError as error:
+            if len(scenes) == 1:
+                raise
+            reporter.note(f"{scene.id} is left out: {error.got}")
+            continue
+        for note in found.notes:
+            reporter.note(note)
+        yield found
+
+
+def adapt(
+    settings: RunSettings,
+    adapting: AdaptSettings,
+    out: Path,
+    reporter: Reporter,
+    *,
+    resume: bool = True,
+    scenes: Sequence[Scene] | None = None,
+) -> dict[str, Any]:
+    """Adapt a model to what a run would look at.
+
+    Parameters
+    ----------
+    settings: of such a run; what concerns its products is not used.
+    out: the adapter file.
+    resume: go on from a checkpoint beside it.
+
+    Returns
+    -------
+    What `rs_pipeline.adaptation.Adaptable.adapt` gives, and what it was made for.
+
+    Raises
+    ------
+    RsSegError: no adapter was written; a checkpoint may stay, and the same command goes on from it.
+    """
+    if settings.adapter is not None:
+        raise UsageError("a plain model to adapt", f"--adapter {settings.adapter}", "Leave it out: adapters do not add up.")
+    if out.is_dir():
+        raise OutputError("a file to write the adapter to", f"{out}, a folder", "Give --out FOLDER/NAME.safetensors.")
+    provider = as_adaptable(find_provider(settings.model), settings.model)
+    info, classes = provider.info(), load_vocabulary(settings.vocabulary).class_set(settings.classes)
+    check_vocabulary(info, classes)
+    tiles = read_tiles(settings, adapting, info, reporter, scenes)
+    reporter.note(f"{len(tiles)} tiles of {tiles.scenes} scenes")
+    request = AdaptRequest(classes, adapting, out.absolute(), settings.device, None, resume)
+    made = provider.adapt(request, tiles, reporter)
+    return {"model": info.name, "base_sha256": info.weights_sha256, "classes": list(classes.names), **made}

@@ -1,0 +1,248 @@
+"""Adaptation: it learns, stops, resumes as if it had not stopped, and refuses what would do harm."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from adapting import ALL_LOSSES, ALL_MODULES, NoiseTiles, Notes, settings
+from PIL import Image
+from rs_model.adapt import adaptation as training
+from rs_model.adapt.adaptation import Adaptation
+from rs_model.adapt.holdout import Agreement, HeldOut, split_tiles
+from rs_model.adapt.views import Turn, draw_views
+from rs_model.provider import tiny_provider
+from safetensors.torch import load_file
+
+from rs_pipeline.adaptation import AdaptRequest
+from rs_pipeline.adapters import adapter_file, check_adapter, read_facts
+from rs_pipeline.errors import SegmenterError, TrainingError, UsageError
+from rs_pipeline.vocabulary import load_vocabulary
+
+TWO = load_vocabulary("default").class_set(["building", "water"])
+
+
+def request(out, *rows, classes=TWO, resume=True):
+    return AdaptRequest(classes, settings(*rows), out, "cpu", None, resume)
+
+
+def adapt(out, *rows, tiles=None, **changes):
+    notes = Notes()
+    return tiny_provider(None).adapt(request(out, *rows, **changes), tiles or NoiseTiles(), notes), notes
+
+
+@pytest.fixture
+def lenient(monkeypatch):
+    """Whatever it became, it got better: what is tested is the rest."""
+    steps = itertools.count()
+    monkeypatch.setattr(Agreement, "score", lambda self, found: 0.1 + next(steps) / 1e7)
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_an_adapter_says_what_it_was_made_for(tmp_path, lenient):
+    out = tmp_path / "new" / "a.safetensors"
+    made, notes = adapt(out, ALL_MODULES, ALL_LOSSES)
+    facts = read_facts(out)
+    info = tiny_provider(None).info()
+    assert (facts.model, facts.base_sha256) == ("rs-tiny", info.weights_sha256)
+    assert facts.classes == {c.name: c.prompts for c in TWO}
+    assert facts.data_sha256 == NoiseTiles().digest
+    assert facts.settings["steps"] == 4
+    assert facts.history["steps"] == 4 == notes.steps
+    assert made["bytes"] == out.stat().st_size < 1_000_000
+    history = json.loads((out.parent / "a.curves.json").read_text())
+    assert [row["step"] for row in history] == [0, 2, 4]
+    assert set(history[1]) == {"step", "consistency", *(f"loss.{name}" for name in ALL_LOSSES["losses"])}
+    with Image.open(out.parent / "a.curves.png") as picture:
+        assert picture.size == (920, 4 * 190)
+    assert sorted(p.name for p in out.parent.iterdir()) == ["a.curves.json", "a.curves.png", "a.safetensors"]
+    said = [text for text in notes.said if "consistency" in text]
+    assert len(said) == 2
+    assert all(loss in said[0] for loss in ALL_LOSSES["losses"])
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_killed_adaptation_ends_as_a_whole_one(tmp_path, lenient, monkeypatch, step):
+    adapt(tmp_path / "whole.safetensors", ALL_MODULES, ALL_LOSSES)
+    advance = Adaptation.advance
+
+    def killed(self):
+        if self.state.step == step:
+            raise KilledError
+        return advance(self)
+
+    monkeypatch.setattr(training.Adaptation, "advance", killed)
+    with pytest.raises(KilledError):
+        adapt(tmp_path / "killed.safetensors", ALL_MODULES, ALL_LOSSES)
+    assert not (tmp_path / "killed.safetensors").exists()
+    assert (tmp_path / "killed.checkpoint.pt").exists() is (step >= 2)
+    monkeypatch.setattr(training.Adaptation, "advance", advance)
+    adapt(tmp_path / "killed.safetensors", ALL_MODULES, ALL_LOSSES)
+    whole, killed = (load_file(tmp_path / f"{name}.safetensors") for name in ("whole", "killed"))
+    assert whole.keys() == killed.keys()
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_an_adapter_that_made_consistency_worse_is_not_written(tmp_path, monkeypatch):
+    scores = iter([0.8, 0.7, 0.6])
+    monkeypatch.setattr(Agreement, "score", lambda self, found: next(scores))
+    with pytest.raises(TrainingError, match=r"0\.7000 at best, 0\.8000 without") as caught:
+        adapt(tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
+    assert (tmp_path / "a.curves.png").exists()
+    assert "learning_rate" in str(caught.value)
+
+
+def test_the_most_consistent_adapter_is_written_and_training_ends_when_none_gets_better(tmp_path, monkeypatch):
+    scores = iter([0.5, 0.6, 0.9, 0.8, 0.7, 0.6])
+    monkeypatch.setattr(Agreement, "score", lambda self, found: next(scores))
+    kept = {}
+    check = Adaptation._check
+
+    def keep(self, reporter):
+        check(self, reporter)
+        kept[self.state.step] = {name: value.clone() for name, value in self.state.teacher.items()}
+
+    monkeypatch.setattr(Adaptation, "_check", keep)
+    made, _ = adapt(tmp_path / "a.safetensors", {"steps": 100, "check_every": 1, "patience": 2})
+    assert (made["best_step"], made["steps"], made["consistency"]) == (2, 4, 0.9)
+    written = load_file(tmp_path / "a.safetensors")
+    assert torch.equal(written["align.encoder.out.weight"], kept[2]["align.encoder.out.weight"])
+    assert not torch.equal(written["align.encoder.out.weight"], kept[4]["align.encoder.out.weight"])
+
+
+def test_a_loss_that_is_not_finite_stops_it_and_the_last_checkpoint_stays(tmp_path, lenient, monkeypatch):
+    from rs_model.adapt.losses import PatchContrastLoss
+
+    forward, calls = PatchContrastLoss.forward, []
+
+    def explode(self, tokens, *rest):
+        calls.append(1)
+        return forward(self, tokens, *rest) + (torch.nan if len(calls) == 4 else 0)
+
+    monkeypatch.setattr(PatchContrastLoss, "forward", explode)
+    out = tmp_path / "a.safetensors"
+    with pytest.raises(TrainingError, match="contrast is nan"):
+        adapt(out, {"steps": 8})
+    assert not out.exists()
+    assert torch.load(tmp_path / "a.checkpoint.pt", weights_only=True)["step"] == 2
+    made, _ = adapt(out, {"steps": 8})  # the same command goes on
+    assert made["steps"] == 8
+
+
+def test_a_checkpoint_of_another_adaptation_is_refused(tmp_path, lenient, monkeypatch):
+    out = tmp_path / "a.safetensors"
+    monkeypatch.setattr("rs_model.adapt.command.write_adapter", lambda *_: (_ for _ in ()).throw(KilledError))
+    with pytest.raises(KilledError):
+        adapt(out)
+    monkeypatch.undo()
+    with pytest.raises(TrainingError, match="another: settings"):
+        adapt(out, {"learning_rate": 0.02})
+    with pytest.raises(TrainingError, match="another: tiles"):
+        adapt(out, tiles=NoiseTiles(seed=5))
+    with pytest.raises(TrainingError, match="another: classes"):
+        adapt(out, classes=load_vocabulary("default").class_set(["building", "road"]))
+    with pytest.raises(TrainingError, match="--resume"):
+        adapt(out, resume=False)
+    (tmp_path / "a.checkpoint.pt").write_bytes(b"junk")
+    with pytest.raises(TrainingError, match="whole checkpoint"):
+        adapt(out)
+
+
+def test_one_class_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="two classes"):
+        adapt(tmp_path / "a.safetensors", classes=load_vocabulary("default").class_set(["water"]))
+
+
+def test_one_tile_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="at least two tiles"):
+        adapt(tmp_path / "a.safetensors", tiles=NoiseTiles(count=1))
+
+
+def test_tiles_without_any_of_the_classes_are_refused(tmp_path):
+    class Blank(NoiseTiles):
+        def read(self, index):
+            image, valid = super().read(index)
+            return image * 0, valid & False
+
+    with pytest.raises(TrainingError, match="finds one of building, water"):
+        adapt(tmp_path / "a.safetensors", tiles=Blank())
+
+
+def test_an_adapter_for_another_base_or_other_classes_is_refused(tmp_path, lenient):
+    out = tmp_path / "a.safetensors"
+    adapt(out)
+    facts, base = read_facts(out), tiny_provider(None).info().weights_sha256
+    check_adapter(facts, base, TWO)
+    check_adapter(facts, base, load_vocabulary("default").class_set(["water"]))
+    with pytest.raises(SegmenterError, match="made for rs-tiny"):
+        check_adapter(facts, "0" * 64, TWO)
+    with pytest.raises(SegmenterError, match="road, which it was not made for"):
+        check_adapter(facts, base, load_vocabulary("default").class_set(["road", "water"]))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"junk", b"\x10\0\0\0\0\0\0\0{}              "])
+def test_what_is_no_adapter_is_one_clear_line(tmp_path, content):
+    path = tmp_path / "a.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SegmenterError, match="an adapter file") as caught:
+        read_facts(path)
+    assert "\n" not in str(caught.value)
+    if content is None:
+        with pytest.raises(SegmenterError, match="an adapter file"):
+            adapter_file(path)
+
+
+def test_consistency_of_the_plain_model_is_what_adaptation_starts_from():
+    from rs_pipeline.config import load_settings
+
+    tiles = NoiseTiles()
+    found = tiny_provider(None).consistency(load_settings(sets=["device=cpu"]).options, TWO, tiles, None)
+    assert 0 < found <= 1
+    assert found == tiny_provider(None).consistency(load_settings(sets=["device=cpu"]).options, TWO, tiles, None)
+
+
+def test_a_class_that_is_gone_counts_as_nothing():
+    agreement = Agreement(np.array([50, 0]), np.array([100, 0]), np.array([60, 0]))
+    assert agreement.score(np.array([True, True])) == 0.25
+    assert agreement.score(np.array([True, False])) == 0.5
+
+
+@pytest.mark.parametrize(("count", "share", "held"), [(2, 0.2, 1), (10, 0.2, 2), (3, 0.99, 2), (100, 0.25, 25)])
+def test_tiles_train_or_are_held_out_never_both(count, share, held):
+    train, out = split_tiles(count, share, 7)
+    assert sorted([*train, *out]) == list(range(count))
+    assert len(out) == held
+
+
+@pytest.mark.parametrize("quarters", range(4))
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_maps_are_turned_as_their_view_was(quarters, mirrored):
+    turn = Turn(quarters, mirrored)
+    x = torch.arange(2 * 3 * 5 * 5).view(2, 3, 5, 5)
+    expected = np.rot90(x.numpy(), quarters, (-2, -1))
+    assert (turn.apply(x).numpy() == (expected[..., ::-1] if mirrored else expected)).all()
+
+
+def test_views_show_one_crop_and_nothing_where_nothing_was_seen():
+    views = draw_views(NoiseTiles(blank_rows=40), np.arange(6), 64, 5, np.random.default_rng(1))
+    assert views.plain.shape == views.other.shape == (5, 3, 64, 64)
+    turned = views.turned(views.valid)
+    assert not views.plain[(~views.valid)[:, None].expand_as(views.plain)].any()
+    assert not views.other[(~turned)[:, None].expand_as(views.other)].any()
+    plain, other = views.turned(views.plain), views.other
+    alike = [np.corrcoef(p.flatten(), o.flatten())[0, 1] for p, o in zip(plain, other, strict=True)]
+    assert min(alike) > 0.7
+    again = draw_views(NoiseTiles(blank_rows=40), np.arange(6), 64, 5, np.random.default_rng(1))
+    assert torch.equal(again.other, views.other)
+
+
+def test_held_out_views_are_the_same_every_time():
+    held = HeldOut(NoiseTiles(), [1, 2], 7, torch.device("cpu"))
+    assert torch.equal(held._views(1).other, held._views(1).other)
+    assert not torch.equal(held._views(1).other, held._views(2).other)
