@@ -203,10 +203,10 @@ def test_the_command_line_writes_the_table_and_prints_it(grid, tmp_path, monkeyp
     arguments = ["ablate", "--config", str(tmp_path / "grid.yaml"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    table = (tmp_path / "out" / "table.md").read_text()
+    table = (tmp_path / "out" / "grid.md").read_text()
     assert table in result.stdout
     assert "| smooth |" in table
-    assert (tmp_path / "out" / "table.csv").read_text().startswith("row,seeds,")
+    assert (tmp_path / "out" / "grid.csv").read_text().startswith("row,seeds,")
     as_data = CliRunner().invoke(app, [*arguments, "--json"])
     assert [row["row"] for row in json.loads(as_data.stdout)["rows"]] == ["as it is", "adapted", "smooth"]
 

@@ -18,7 +18,8 @@ def ablate_command(
 ) -> None:
     """Adapt and refine a model in many ways, each with the same seeds and budget, and print what became of its scores.
 
-    Writes table.md and table.csv. A command that was stopped goes on when it is given again. Exit codes: 0 done, 1 error, 2 usage.
+    Writes NAME.md and NAME.csv, NAME that of the grid's file: several grids may share a folder, and the rows they have in common. A
+    command that was stopped goes on when it is given again. Exit codes: 0 done, 1 error, 2 usage.
     """
     from rs_pipeline.ablation import Ablation, find_ground, load_ablation
     from rs_pipeline.ablation_table import as_csv, as_markdown, table_of
@@ -31,7 +32,7 @@ def ablate_command(
     with TerminalReporter() as reporter:
         lines = table_of(ablation.run(reporter))
     try:
-        for name, text in (("table.md", as_markdown(lines)), ("table.csv", as_csv(lines))):
+        for name, text in ((f"{config.stem}.md", as_markdown(lines)), (f"{config.stem}.csv", as_csv(lines))):
             (out / name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError("a folder for the table", f"{out} ({error})", "Give another --out.") from error
