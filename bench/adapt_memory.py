@@ -43,6 +43,10 @@ class Noise:
     def __len__(self) -> int:
         return 2
 
+    def footprint(self, index: int) -> tuple[float, float, float, float]:
+        """Side by side."""
+        return float(index), 0.0, index + 1.0, 1.0
+
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """One of them."""
         image = np.random.default_rng(index).random((3, SIDE_PX, SIDE_PX), np.float32)

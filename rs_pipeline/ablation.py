@@ -22,7 +22,7 @@ from rs_pipeline.adaptation import AdaptRequest, UnlabelledTiles, as_adaptable
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.config import RunSettings, bad_value, load_settings, read_yaml
 from rs_pipeline.errors import ConfigError, OutputError, TrainingError
-from rs_pipeline.keys import digest, refine_facts
+from rs_pipeline.keys import adapter_facts, digest, refine_facts
 from rs_pipeline.metrics import Confusion
 from rs_pipeline.options import Section
 from rs_pipeline.reporting import Reporter
@@ -30,6 +30,8 @@ from rs_pipeline.segmenter import ModelInfo, Segmenter, find_provider
 from rs_pipeline.vocabulary import load_vocabulary
 
 GROUP = "rs_pipeline.proving_grounds"
+_READ = {"dtype", "device", "scoring", "refine", "adapter"}
+"""First parts of the run settings that reach the model when it is scored."""
 RESULT_FORMAT = 1
 """Raised whenever kept results would be other ones."""
 
@@ -44,6 +46,10 @@ class ProvingGround(Protocol):
         ------
         ConfigError: an unknown place. TrainingError: its files are missing.
         """
+        ...
+
+    def digest(self, place: str) -> str:
+        """Of a place's images and labels, hexadecimal; raises as `tiles` does."""
         ...
 
     def judge(self, segmenter: Segmenter, place: str, tile_px: int) -> Judged:
@@ -152,9 +158,14 @@ class Ablation:
         if self._adapting:
             as_adaptable(self.provider, settings.model)
         self._tiles: UnlabelledTiles | None = None
+        self._digests: dict[str, str] = {}
 
     def _run_of(self, row: Row) -> RunSettings:
-        flags = {"model": self.settings.model, "device": "auto", "refine.preset": "none", **row.run}
+        unread = [key for key in row.run if key.split(".")[0] not in _READ or key == "scoring.threshold"]
+        if unread:
+            fix = f"Settings of a row begin with {', '.join(sorted(_READ))}; places have their own thresholds."
+            raise ConfigError("settings that scores hang on", f"{', '.join(unread)} in row {row.name}", fix)
+        flags = {"model": self.settings.model, "refine.preset": "none", **row.run}
         return load_settings(flags=flags)
 
     def _rows_of(self, row: Row) -> list[Mapping[str, Any]]:
@@ -200,10 +211,17 @@ class Ablation:
             "model": [self.info.name, self.info.weights_sha256, self.info.code_version],
             "classes": self.classes.to_list(),
             "adapt": [adapting, list(self.settings.adapt_on), self._adapt_tiles().digest] if rows else None,
-            "score_on": list(self.settings.score_on),
-            "options": [options.dtype, options.scoring.model_dump(mode="json"), refine_facts(options.refine)],
+            "score_on": {place: self._digest(place) for place in self.settings.score_on},
+            "options": [options.dtype, options.device, options.scoring.model_dump(mode="json")],
+            **refine_facts(options.refine),
+            **adapter_facts(options),
         }
         return digest(facts)[:24]
+
+    def _digest(self, place: str) -> str:
+        if place not in self._digests:
+            self._digests[place] = self.ground.digest(place)
+        return self._digests[place]
 
     def _adapt_tiles(self) -> UnlabelledTiles:
         if self._tiles is None:

@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pyproj import Transformer
 
 from rs_pipeline.adapt_settings import AdaptSettings
-from rs_pipeline.adaptation import AdaptRequest, as_adaptable
+from rs_pipeline.adaptation import AdaptRequest, Box, as_adaptable, check_classes
 from rs_pipeline.aoi import read_aoi
 from rs_pipeline.catalog import Scene
 from rs_pipeline.config import RunSettings
 from rs_pipeline.errors import BlankError, NothingThereError, OutputError, UsageError
+from rs_pipeline.extent import LON_LAT
 from rs_pipeline.imagery import Imagery, find_imagery, select_scenes
+from rs_pipeline.locks import hold
 from rs_pipeline.reporting import Reporter
 from rs_pipeline.segmenter import ModelInfo, check_vocabulary, find_provider
 from rs_pipeline.tile_reader import TileReader
 from rs_pipeline.vocabulary import load_vocabulary
 
+SUFFIX = ".safetensors"
 _LOOKS = 4
 """So many tiles are read for each that is kept, at most: an area that is all blank is known by then."""
+_OPEN_SCENES = 4
+"""Scenes whose files and blocks are held at once."""
 
 
 class ArchiveTiles:
     """Unlabelled tiles of scenes, each scene by itself; see `rs_pipeline.adaptation.UnlabelledTiles`.
+
+    Tiles of grids that are smaller than a tile are blank beside them.
 
     Parameters
     ----------
@@ -43,7 +52,8 @@ class ArchiveTiles:
 
     def __init__(self, imagery: Sequence[Imagery], *, most: int, seen_share: float, seed: int) -> None:
         self._imagery = tuple(imagery)
-        self._readers = [TileReader(each.plan, each.scenes) for each in imagery]
+        self._side = max(each.plan.tile_px for each in imagery)
+        self._readers: OrderedDict[int, TileReader] = OrderedDict()
         candidates = [(k, tile.index) for k, each in enumerate(imagery) for tile in each.plan.tiles()]
         order = np.random.default_rng(seed).permutation(len(candidates))[: _LOOKS * most]
         kept: list[tuple[int, int]] = []
@@ -74,12 +84,29 @@ class ArchiveTiles:
         return len(self._kept)
 
     def read(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """(3, H, W) in [0, 1] and (H, W)."""
+        """(3, S, S) in [0, 1] and (S, S)."""
         return self._read(*self._kept[index])
 
+    def footprint(self, index: int) -> Box:
+        """In degrees."""
+        k, tile = self._kept[index]
+        grid = self._imagery[k].plan.grid
+        there = Transformer.from_crs(grid.crs, LON_LAT, always_xy=True)
+        return there.transform_bounds(*grid.crop(self._imagery[k].plan.tile(tile).context).bounds)
+
     def _read(self, k: int, tile: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        seen, image = self._readers[k].read_tile(self._imagery[k].plan.tile(tile))
-        return image, seen.valid
+        seen, image = self._reader(k).read_tile(self._imagery[k].plan.tile(tile))
+        height, width = seen.valid.shape
+        beside = (0, self._side - height), (0, self._side - width)
+        return np.pad(image, ((0, 0), *beside)), np.pad(seen.valid, beside)
+
+    def _reader(self, k: int) -> TileReader:
+        if k not in self._readers:
+            self._readers[k] = TileReader(self._imagery[k].plan, self._imagery[k].scenes)
+        self._readers.move_to_end(k)
+        if len(self._readers) > _OPEN_SCENES:
+            self._readers.popitem(last=False)[1].close()
+        return self._readers[k]
 
 
 def read_tiles(
@@ -134,7 +161,7 @@ def adapt(
     Parameters
     ----------
     settings: of such a run; what concerns its products is not used.
-    out: the adapter file.
+    out: the adapter file, NAME.safetensors.
     resume: go on from a checkpoint beside it.
 
     Returns
@@ -147,13 +174,23 @@ def adapt(
     """
     if settings.adapter is not None:
         raise UsageError("a plain model to adapt", f"--adapter {settings.adapter}", "Leave it out: adapters do not add up.")
-    if out.is_dir():
-        raise OutputError("a file to write the adapter to", f"{out}, a folder", "Give --out FOLDER/NAME.safetensors.")
+    if out.suffix != SUFFIX or out.is_dir():
+        raise UsageError(f"a file to write the adapter to, NAME{SUFFIX}", f"{out}", f"Give --out FOLDER/NAME{SUFFIX}.")
     provider = as_adaptable(find_provider(settings.model), settings.model)
     info, classes = provider.info(), load_vocabulary(settings.vocabulary).class_set(settings.classes)
     check_vocabulary(info, classes)
+    check_classes(classes)
     tiles = read_tiles(settings, adapting, info, reporter, scenes)
     reporter.note(f"{len(tiles)} tiles of {tiles.scenes} scenes")
-    request = AdaptRequest(classes, adapting, out.absolute(), settings.device, None, resume)
-    made = provider.adapt(request, tiles, reporter)
+    out = out.absolute()
+    lock = out.with_name(f".{out.name}.lock")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with hold(lock):
+            made = provider.adapt(AdaptRequest(classes, adapting, out, settings.device, None, resume), tiles, reporter)
+            lock.unlink(missing_ok=True)
+    except BlockingIOError as error:
+        raise OutputError("one adaptation at a time", f"another that writes {out}", "Wait for it, or give another --out.") from error
+    except OSError as error:
+        raise OutputError("a place for the adapter", f"{out} ({error})", "Check permissions and disk space.") from error
     return {"model": info.name, "base_sha256": info.weights_sha256, "classes": list(classes.names), **made}

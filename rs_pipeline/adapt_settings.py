@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from rs_pipeline.config import bad_value, configs_folder, overlay, parse_set, read_yaml
 from rs_pipeline.errors import ConfigError
 from rs_pipeline.options import Count, NotNegative, Positive, Section, Share
+from rs_pipeline.segmenter import model_kind
 
 Learned = Literal["fixed", "learnable"]
 
@@ -59,11 +60,6 @@ class AlignSettings(Section):
     decoder: AlignmentSettings
     cross_modal: CrossModalSettings
     feedback: FeedbackSettings
-
-    @property
-    def looks(self) -> bool:
-        """True where a module asks for the model's own first prediction."""
-        return self.cross_modal.use or self.feedback.use
 
 
 class ConsistencySettings(Section):
@@ -134,7 +130,7 @@ class LossSettings(Section):
 class AdaptSettings(Section):
     """`configs/adapt/default.yaml` says what each means."""
 
-    seed: int
+    seed: Annotated[int, Field(ge=0)]
     steps: Count
     batch: Count
     crop_px: Annotated[int, Field(ge=64)] | None
@@ -160,6 +156,20 @@ class AdaptSettings(Section):
         if not (self.train.low_rank or self.train.neck or a.encoder.use or a.decoder.use or a.cross_modal.use or a.feedback.use):
             raise ValueError("something to train: train.low_rank, train.neck or a module of align")
         return self
+
+    @model_validator(mode="after")
+    def _what_is_trained_hears_of_a_loss(self) -> Self:
+        a = self.align
+        reads_masks_alone = not (self.train.low_rank or self.train.neck or a.encoder.use or a.cross_modal.use or a.feedback.use)
+        if reads_masks_alone and not self.losses.consistency.weight:
+            raise ValueError("losses.consistency, the one loss that align.decoder can lower by itself")
+        return self
+
+
+def default_config(model: str) -> str:
+    """Name of the settings that fit a model, a name or folder of weights: the file of `configs/adapt/` that is called like it."""
+    kind = model_kind(model)
+    return kind if (configs_folder() / "adapt" / f"{kind}.yaml").is_file() else "default"
 
 
 def load_adapt_settings(config: str | Path = "default", sets: Iterable[str] = (), rows: Iterable[Mapping[str, Any]] = ()) -> AdaptSettings:

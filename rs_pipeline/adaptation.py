@@ -14,10 +14,14 @@ from numpy.typing import NDArray
 
 from rs_pipeline.adapt_settings import AdaptSettings
 from rs_pipeline.classes import ClassSet
-from rs_pipeline.errors import SegmenterError
+from rs_pipeline.errors import SegmenterError, UsageError
 from rs_pipeline.options import ModelOptions
 from rs_pipeline.reporting import Reporter
 from rs_pipeline.segmenter import Provider
+
+Box = tuple[float, float, float, float]
+"""minx, miny, maxx, maxy."""
+LEAST_CLASSES = 2
 
 
 class UnlabelledTiles(Protocol):
@@ -33,12 +37,16 @@ class UnlabelledTiles(Protocol):
         ...
 
     def read(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """One tile.
+        """One tile; all are squares of one size.
 
         Returns
         -------
-        (3, H, W) float32 in [0, 1], red green blue, 0 where not valid; (H, W) bool, True where the pixel was seen.
+        (3, S, S) float32 in [0, 1], red green blue, 0 where not valid; (S, S) bool, True where the pixel was seen.
         """
+        ...
+
+    def footprint(self, index: int) -> Box:
+        """Where a tile lies, in one CRS for all of them: tiles that share ground are not to teach and judge at once."""
         ...
 
 
@@ -67,18 +75,30 @@ class Adaptable(Provider, Protocol):
 
         Returns
         -------
-        JSON-ready: `consistency` before and after, `best_step`, `stopped`, `bytes`, `curves`.
+        JSON-ready: `consistency_before`, `consistency`, `best_step`, `steps`, `adapter`, `bytes`, `tiles`, `curves`.
 
         Raises
         ------
         TrainingError: a loss that is not finite, a checkpoint of other settings or tiles, or held-out consistency that got worse;
-        no adapter is written then.
+        no adapter is written then. OutputError: another adapter at `out`; this very one is given back as it is.
         """
         ...
 
     def consistency(self, options: ModelOptions, classes: ClassSet, tiles: UnlabelledTiles, threads: int | None) -> float:
         """How far the model, with the adapter that `options` name, says the same of two views of the same tiles, 0…1."""
         ...
+
+
+def check_classes(classes: ClassSet) -> None:
+    """Refuse a single class: with nothing beside it, a teacher that is sure of too much is right forever.
+
+    Raises
+    ------
+    UsageError: fewer than two.
+    """
+    if len(classes) < LEAST_CLASSES:
+        came = ", ".join(classes.names) or "none"
+        raise UsageError("at least two classes to adapt to", came, "Add what lies beside it, as --classes road,land.")
 
 
 def as_adaptable(provider: Provider, model: str) -> Adaptable:

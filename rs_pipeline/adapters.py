@@ -82,15 +82,25 @@ def check_adapter(facts: AdapterFacts, base_sha256: str, classes: ClassSet) -> N
     ------
     SegmenterError: says which.
     """
-    if facts.base_sha256 != base_sha256:
-        expected = f"an adapter for the weights {base_sha256[:12]}…"
-        came = f"{facts.path}, made for {facts.model} {facts.base_sha256[:12]}…"
-        raise SegmenterError(expected, came, "Adapt this model, or give --model the one it was made for.")
+    check_base(facts, base_sha256)
     strange = [c.name for c in classes if c.prompts != facts.classes.get(c.name)]
     if strange:
         known = ", ".join(facts.classes)
         came = f"{', '.join(strange)}, which it was not made for, or by other words"
         raise SegmenterError(f"classes that {facts.path.name} was made for ({known})", came, "Ask for those, or adapt to these.")
+
+
+def check_base(facts: AdapterFacts, base_sha256: str) -> None:
+    """Refuse an adapter for other weights.
+
+    Raises
+    ------
+    SegmenterError: says which.
+    """
+    if facts.base_sha256 != base_sha256:
+        expected = f"an adapter for the weights {base_sha256[:12]}…"
+        came = f"{facts.path}, made for {facts.model} {facts.base_sha256[:12]}…"
+        raise SegmenterError(expected, came, "Adapt this model, or give --model the one it was made for.")
 
 
 def describe_adapter(facts: AdapterFacts, sha256: str) -> dict[str, Any]:

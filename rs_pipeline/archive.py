@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 import shapely
 
+from rs_pipeline.adapters import check_adapter, read_facts
 from rs_pipeline.aoi import read_aoi
 from rs_pipeline.archive_books import BOOKS, current_adapter
 from rs_pipeline.archive_config import ArchiveSettings, load_archive
@@ -105,7 +106,9 @@ class Archive:
             run = run.model_copy(update={"datetime": f"{start.isoformat(timespec='seconds')}/.."})
         if settings.adapt.use and run.adapter is None:
             run = run.model_copy(update={"adapter": current_adapter(Path(run.outputs).absolute())})
-        info = find_provider(run.model).info()
+        info, classes = find_provider(run.model).info(), load_vocabulary(run.vocabulary).class_set(run.classes)
+        if run.adapter is not None:  # here, or each item would fail of it
+            check_adapter(read_facts(Path(run.adapter)), info.weights_sha256, classes)
         area = shapely.to_wkb(read_aoi(run.aoi).geometry) if run.aoi is not None else b""
         facts = {
             "format": [TILE_FORMAT, PRODUCT_FORMAT],
@@ -113,7 +116,7 @@ class Archive:
             **refine_facts(run.refine),
             **adapter_facts(run.options),
             "area": hashlib.sha256(area).hexdigest(),
-            "classes": load_vocabulary(run.vocabulary).class_set(run.classes).to_list(),
+            "classes": classes.to_list(),
             "model": [info.name, info.weights_sha256, info.code_version],
         }
         return cls(settings, run, digest(facts))

@@ -58,11 +58,11 @@ class AdapterBooks:
         self._write(_HELD_OUT, json.dumps(names))
 
     def enter(self, trial: dict[str, Any]) -> None:
-        """A trial, promoted where its `promoted` is true."""
-        if trial["promoted"]:
-            self._write(_CURRENT, json.dumps(trial, ensure_ascii=False))
+        """A trial, promoted where its `promoted` is true; in the history first, so that no later one is called as it is."""
         lines = [json.dumps(entry, ensure_ascii=False) for entry in (*self.history(), trial)]
         self._write(_HISTORY, "\n".join(lines) + "\n")
+        if trial["promoted"]:
+            self._write(_CURRENT, json.dumps(trial, ensure_ascii=False))
 
     def _read(self, name: str) -> Any:
         path = self.folder / name

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from rs_pipeline.config import bad_value, configs_folder, overlay, read_yaml
+from rs_pipeline.errors import ConfigError
 from rs_pipeline.options import Count, Positive, Section
 
 
@@ -32,7 +33,7 @@ class StagesSettings(Section):
 class AdaptationSettings(Section):
     """How an archive's model is adapted to its newest items."""
 
-    config: str
+    config: str | None
     settings: dict[str, Any]
     newest: Count
     held_out: Count
@@ -70,7 +71,10 @@ def load_archive(changes: Path | dict[str, Any]) -> ArchiveSettings:
     said = dict(changes if isinstance(changes, dict) else read_yaml(changes))
     run = said.pop("run", {})
     # Free mappings: whoever reads them knows their keys.
-    adapting = dict(said.pop("adapt", None) or {})
+    adapting = said.pop("adapt", None) or {}
+    if not isinstance(adapting, dict):
+        raise ConfigError("a mapping under adapt", f"{adapting!r} in {where}", f"Its keys are {', '.join(merged['adapt'])}.")
+    adapting = dict(adapting)
     free = adapting.pop("settings", {})
     overlay(merged, said | {"adapt": adapting}, where)
     merged["adapt"]["settings"] = free

@@ -7,14 +7,13 @@ import json
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rs_pipeline import __version__
-from rs_pipeline.adapters import describe_adapter, read_facts
+from rs_pipeline.adapters import describe_adapter
 from rs_pipeline.classes import NOT_OBSERVED
 from rs_pipeline.layer_metadata import LayerAbout
 from rs_pipeline.layers import COVERAGE_LAYER, SCENES_LAYER, LayerSummary
@@ -106,7 +105,13 @@ def describe_run(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
 
 def _adapter(plan: RunPlan) -> dict[str, Any]:
     told = plan.job.options.adapter
-    return {"adapter": describe_adapter(read_facts(Path(told.path)), told.sha256)} if told is not None else {}
+    return {"adapter": describe_adapter(plan.adapter, told.sha256)} if plan.adapter is not None and told is not None else {}
+
+
+def _model(plan: RunPlan) -> str:
+    """Name and digest of the model, and of the adapter that it wore."""
+    told = plan.job.options.adapter
+    return f"{plan.info.name} {plan.info.weights_sha256}{f' with adapter {told.sha256}' if told is not None else ''}"
 
 
 def describe_scenes(plan: RunPlan) -> list[dict[str, Any]]:
@@ -136,7 +141,7 @@ def describe_layers(plan: RunPlan) -> dict[str, LayerAbout]:
     dates = sorted(s.datetime[:10] for s in job.scenes if s.datetime is not None)
     taken = f" of {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else ""
     scenes = f"{len(job.scenes)} scene{'s' * (len(job.scenes) != 1)}{taken}"
-    made = f"Made {dt.datetime.now(dt.UTC).date()} by rs-seg {__version__} with the model {plan.info.name} ({plan.info.weights_sha256})"
+    made = f"Made {dt.datetime.now(dt.UTC).date()} by rs-seg {__version__} with the model {_model(plan)}"
     about = {
         c.name: LayerAbout(
             c.name,
@@ -161,6 +166,6 @@ def raster_tags(plan: RunPlan) -> dict[str, str]:
         "RS_SEG_CLASSES": json.dumps({c.value: c.name for c in classes}),
         "RS_SEG_PROMPTS": json.dumps({c.name: c.prompts for c in classes}),
         "RS_SEG_THRESHOLDS": json.dumps({c.name: c.threshold for c in classes}),
-        "RS_SEG_MODEL": f"{plan.info.name} {plan.info.weights_sha256}",
+        "RS_SEG_MODEL": _model(plan),
         "RS_SEG_STATES": "0 background, 255 not observed",
     }

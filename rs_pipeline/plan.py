@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rs_pipeline.adapters import check_adapter, read_facts
+from rs_pipeline.adapters import AdapterFacts, check_adapter, read_facts
 from rs_pipeline.catalog import Scene
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.config import RunSettings
@@ -60,6 +60,8 @@ class RunPlan:
     work: Work
     """What of the job is in the store already."""
     info: ModelInfo
+    adapter: AdapterFacts | None
+    """What the model wears."""
     crew: Crew
     tiles: int
     """Tiles that meet the AOI."""
@@ -91,8 +93,9 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
     info = provider.info()
     check_vocabulary(info, classes)
     check_refinements(info, options.refine.active)
-    if options.adapter is not None:
-        check_adapter(read_facts(Path(options.adapter.path)), info.weights_sha256, classes)
+    adapter = read_facts(Path(options.adapter.path)) if options.adapter is not None else None
+    if adapter is not None:
+        check_adapter(adapter, info.weights_sha256, classes)
 
     def check(grid: Grid) -> None:
         if layers_crs is not None:
@@ -119,7 +122,7 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
     job = Job(base, plan, prepared, classes, settings.model, weights, code, options, crew.threads)
     word_notes = [*describe_unfamiliar(info, classes), *_refinement_notes(options, classes)]
     notes = (*imagery.notes, *word_notes)
-    return RunPlan(settings, job, find_work(job), info, crew, tiles, out, run_key, existing, estimate, notes)
+    return RunPlan(settings, job, find_work(job), info, adapter, crew, tiles, out, run_key, existing, estimate, notes)
 
 
 def _run_key(tiles: str, scenes: Sequence[SceneJob], classes: ClassSet, settings: RunSettings) -> str:

@@ -69,6 +69,12 @@ class TileReader:
                 break
         return SeenTile(tile, sources != NOT_OBSERVED, sources), image
 
+    def close(self) -> None:
+        """Close all files; they are opened again when they are needed."""
+        while self._readers:
+            self._readers.popitem()[1].close()
+        self._cache = BlockCache()
+
     def _reader(self, index: int) -> SceneReader:
         if index in self._readers:
             self._readers.move_to_end(index)

@@ -15,6 +15,9 @@ class NoiseTiles:
     def __len__(self):
         return self.count
 
+    def footprint(self, index):
+        return float(index), 0.0, index + 1.0, 1.0
+
     def read(self, index):
         rng = np.random.default_rng([self.seed, index])
         coarse = rng.random((3, self.side // 16, self.side // 16), np.float32)

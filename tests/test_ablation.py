@@ -34,7 +34,7 @@ GRID = {
     "rows": [
         {"name": "as it is"},
         {"name": "adapted", "adapt": {"learning_rate": 0.01}},
-        {"name": "smooth", "run": {"scoring.threshold": 0.3}},
+        {"name": "smooth", "run": {"refine.preset": "smooth"}},
     ],
 }
 
@@ -51,6 +51,9 @@ class Ground:
 
     def tiles(self, places, tile_px):
         return NoiseTiles(side=tile_px)
+
+    def digest(self, place):
+        return place
 
     def judge(self, segmenter, place, tile_px):
         self.judged += 1
@@ -118,6 +121,8 @@ def test_rows_are_adapted_without_the_guard(grid, tmp_path, monkeypatch):
         ({"rows": [{"name": "a"}, {"name": "a"}]}, "a twice"),
         ({"rows": [{"name": "a", "adapt": {"learning_rat": 1}}]}, "learning_rat"),
         ({"rows": [{"name": "a", "run": {"refine.presett": "x"}}]}, "presett"),
+        ({"rows": [{"name": "a", "run": {"tile_px": 64}}]}, "tile_px in row a"),
+        ({"rows": [{"name": "a", "run": {"scoring.threshold": 0.1}}]}, "scoring.threshold in row a"),
         ({"rows": []}, "rows"),
         ({"colour": 1}, "colour"),
         ({"classes": ["road"]}, "classes"),

@@ -1,12 +1,14 @@
 """Adapters: the identity at the start, gradients where they should be and nowhere else, files that give back what was learned."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from adapting import ALL_LOSSES, ALL_MODULES, NoiseTiles, settings
 from rs_model.adapt.adapter import Adapter, put_on
 from rs_model.adapt.alignment import SHARPEST, CrossModal, DecoderAlignment, Feedback, FirstLook, SsaLite
-from rs_model.adapt.forward import see
+from rs_model.adapt.forward import see, see_tokens
 from rs_model.adapt.low_rank import LowRank, merge_low_rank
 from rs_model.adapt.objective import Objective
 from rs_model.adapt.parts import low_rank_layers, neck_parameters
@@ -16,7 +18,7 @@ from rs_model.tiny import load_tiny
 from rs_model.weights import SHIPPED
 from small_sam3 import small_full
 
-from rs_pipeline.errors import SegmenterError, TrainingError
+from rs_pipeline.errors import SegmenterError
 
 WORDS = ("road", "water")
 
@@ -72,6 +74,8 @@ def test_a_gradient_reaches_every_trained_parameter_and_the_rest_keeps_its_bits(
     for turn in range(3):  # what stands behind a projection that starts at 0 hears of the loss after its first step
         with torch.no_grad():
             taught = objective.teach(views, prompts)
+            with adapter.holding(adapter.plain()):
+                taught = replace(taught, before=objective.plain_tokens(views, prompts))
         taught = _surely(taught, views)
         losses = objective.losses(views, prompts, taught, 1.0, torch.Generator().manual_seed(turn))
         assert set(losses) == {"consistency", "importance", "contrast", "boundary", "distill", "text_image"}
@@ -104,7 +108,7 @@ def _surely(taught, views):
     """A teacher that is sure: of the left half yes, of the right half no, whatever a random model says."""
     probability = torch.zeros_like(taught.probability)
     probability[..., : probability.shape[-1] // 2] = 0.99
-    return type(taught)(probability, torch.ones_like(taught.presence), taught.valid)
+    return replace(taught, probability=probability, presence=torch.ones_like(taught.presence))
 
 
 @models
@@ -248,16 +252,26 @@ def test_feedback_passes_no_gradient_to_what_it_reads():
 
 
 @models
-def test_one_loss_that_is_not_finite_is_named(name):
-    model = make(name)
-    chosen = settings({"losses": {"importance": {"weight": 0.1}}})
-    adapter = Adapter(model, chosen)
-    adapter.alignment.encoder.gate.data.fill_(torch.nan)
-    side = 64
-    views = draw_views(NoiseTiles(side=64), np.arange(4), side, 1, np.random.default_rng(0))
-    objective = Objective(adapter, chosen)
-    prompts = Prompts(*(t.detach() for t in _parts(model.encode_text(WORDS))))
-    with torch.no_grad():
-        taught = objective.teach(views, prompts)
-    with pytest.raises(TrainingError, match="is nan"):
-        objective.losses(views, prompts, _surely(taught, views), 1.0, torch.Generator())
+@torch.no_grad()
+def test_the_plain_values_of_a_trained_adapter_are_the_model_without_it(name):
+    model, images = make(name), images_for(name)
+    prompts = model.encode_text(WORDS)
+    plain = see_tokens(model, images, prompts)
+    adapter = Adapter(model, settings())
+    for parameter in adapter.parameters().values():
+        parameter.add_(0.05)
+    assert not torch.allclose(see_tokens(model, images, prompts), plain, atol=1e-3)
+    with adapter.holding(adapter.plain()):
+        torch.testing.assert_close(see_tokens(model, images, prompts), plain, rtol=0, atol=1e-6)
+    assert not torch.allclose(see_tokens(model, images, prompts), plain, atol=1e-3)
+
+
+@torch.no_grad()
+def test_maps_on_the_grid_are_each_tokens_own_pixels_whatever_the_size():
+    model = make("rs-tiny")
+    images = torch.rand(1, 3, 100, 100)
+    seen = see(model, None, images, model.encode_text(["road"]))
+    ramp = torch.arange(100.0).expand(1, 100, 100)
+    columns = seen.on_grid(ramp).view(seen.grid)[0]
+    assert columns[:6].tolist() == [16 * k + 7.5 for k in range(6)]
+    assert columns[7] == 99

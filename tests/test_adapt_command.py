@@ -9,11 +9,12 @@ from conftest import random_pixels
 from typer.testing import CliRunner
 
 from rs_pipeline.adapt import read_tiles
-from rs_pipeline.adapt_settings import load_adapt_settings
+from rs_pipeline.adapt_settings import default_config, load_adapt_settings
 from rs_pipeline.cli import app
 from rs_pipeline.config import configs_folder, load_settings
 from rs_pipeline.errors import BlankError, ConfigError, SegmenterError
 from rs_pipeline.imagery import find_imagery, select_scenes
+from rs_pipeline.locks import hold
 from rs_pipeline.plan import plan_run
 from rs_pipeline.reporting import Silent
 from rs_pipeline.run import run
@@ -100,6 +101,16 @@ def test_tiles_are_what_a_run_reads(make_scene, settings_for):
     np.testing.assert_array_equal(valid, seen.valid)
 
 
+def test_tiles_of_a_small_scene_are_of_one_size_and_blank_beside_it(make_scene, settings_for, tmp_path):
+    make_scene("two/wide.tif", random_pixels(40, 170))
+    make_scene("two/whole.tif", random_pixels(150, 170, seed=1), origin=(510_000.0, 5_300_000.0))
+    info = find_provider("fake_segmenter:pointwise").info()
+    tiles = read_tiles(settings_for(tmp_path / "two"), adapting({"tiles": 100, "seen_share": 0.1}), info, Silent())
+    assert {tiles.read(i)[0].shape for i in range(len(tiles))} == {(3, 64, 64)}
+    assert {int(tiles.read(i)[1].any(1).sum()) for i in range(len(tiles))} >= {40, 64}
+    assert all(not image[:, ~valid].any() for image, valid in map(tiles.read, range(len(tiles))))
+
+
 def test_every_scene_teaches_what_lies_below_another_too(make_scene, settings_for, tmp_path):
     for k, date in enumerate(("20240101", "20240201")):
         make_scene(f"both/s_{date}.tif", random_pixels(seed=k), nodata=0)
@@ -142,19 +153,31 @@ def test_no_tile_after_masking_is_one_clear_line(make_scene, settings_for):
         (["--base", "fake_segmenter:pointwise"], 1, "can be adapted"),
         (["--base", FAKE, "--set", "stepz=3"], 2, "stepz"),
         (["--base", FAKE, "--set", "losses.consistency.weight=-1"], 2, "losses.consistency.weight"),
+        (["--base", FAKE, "--set", "seed=-1"], 2, "seed"),
         (["--base", FAKE, "--config", "nowhere"], 2, "adaptation settings"),
         (["--base", FAKE, "--classes", "road"], 2, "two classes"),
     ],
 )
 def test_what_cannot_be_adapted_is_one_clear_line(make_scene, tmp_path, good, arguments, code, message):
     classes = [] if "--classes" in arguments else ["--classes", "road,water"]
-    base = ["--base", "rs-tiny"] if "--classes" in arguments else []
-    arguments = [a for a in arguments if a not in {"--base", FAKE}] if base else arguments
-    result = invoke("--source", make_scene(), "--out", tmp_path / "a.safetensors", *classes, *base, *arguments)
+    result = invoke("--source", make_scene(), "--out", tmp_path / "a.safetensors", *classes, *arguments)
     assert result.exit_code != 0
     assert result.exception.exit_code == code
     assert message in str(result.exception)
     assert not (tmp_path / "a.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["a", "a.bin", "a.v1"])
+def test_an_adapter_is_called_what_it_is(make_scene, tmp_path, good, name):
+    result = invoke("--source", make_scene(), "--classes", "road,water", "--base", FAKE, "--out", tmp_path / name)
+    assert result.exception.exit_code == 2
+    assert "NAME.safetensors" in str(result.exception)
+
+
+def test_two_adaptations_do_not_write_one_file(make_scene, tmp_path, good):
+    with hold(tmp_path / ".a.safetensors.lock"):
+        result = invoke("--source", make_scene(), "--classes", "road,water", "--base", FAKE, "--out", tmp_path / "a.safetensors")
+    assert "one adaptation at a time" in str(result.exception)
 
 
 def test_settings_that_train_or_minimise_nothing_are_refused():
@@ -164,6 +187,14 @@ def test_settings_that_train_or_minimise_nothing_are_refused():
     nothing = {"train": {"low_rank": 0, "neck": False}, "align": {"encoder": {"use": False}, "decoder": {"use": False}}}
     with pytest.raises(ConfigError, match="something to train"):
         load_adapt_settings(rows=[nothing])
+    alone = {**nothing, "align": {"encoder": {"use": False}}, "losses": {"consistency": {"weight": 0}}}
+    with pytest.raises(ConfigError, match=r"align\.decoder can lower"):
+        load_adapt_settings(rows=[alone])
+
+
+def test_each_model_has_settings_that_fit_it():
+    assert [default_config(model) for model in ("sam3", "rs-tiny", FAKE)] == ["sam3", "default", "default"]
+    assert load_adapt_settings("sam3").crop_px is None
 
 
 @pytest.mark.parametrize("path", sorted((configs_folder() / "adapt").glob("*.yaml")), ids=lambda p: p.stem)

@@ -128,11 +128,13 @@ def test_boundary_patches_may_not_come_nearer_to_their_neighbours():
     mask = torch.zeros(1, 36)
     mask.view(6, 6)[1:4, 1:4] = 1
     loss = BoundaryLoss()
-    assert loss(before, before, mask, grid).item() == 0
+    seen = torch.ones(1, 36, dtype=torch.bool)
+    assert loss(before, before, mask, seen, grid).item() == 0
     smooth = torch.nn.functional.avg_pool2d(before.transpose(1, 2).view(1, 8, 6, 6), 3, 1, 1).flatten(2).transpose(1, 2)
-    assert loss(smooth, before, mask, grid).item() > 0.1
-    assert loss(before, smooth, mask, grid).item() < loss(smooth, before, mask, grid).item()
-    assert loss(before, before, torch.zeros(1, 36), grid).item() == 0
+    assert loss(smooth, before, mask, seen, grid).item() > 0.1
+    assert loss(before, smooth, mask, seen, grid).item() < loss(smooth, before, mask, seen, grid).item()
+    assert loss(smooth, before, torch.zeros(1, 36), seen, grid).item() == 0
+    assert loss(smooth, before, mask, ~seen, grid).item() == 0
 
 
 def test_distillation_brings_patches_to_the_query_that_looks_at_them_most():
@@ -140,10 +142,11 @@ def test_distillation_brings_patches_to_the_query_that_looks_at_them_most():
     looks = torch.zeros(1, 3, 6)
     looks[0, [0, 1, 2, 0, 1, 2], range(6)] = 1
     tokens = queries[:, [0, 1, 2, 0, 1, 2]] * 5
-    loss = QueryDistillLoss(8)
-    assert loss(tokens, queries, looks).item() == pytest.approx(0, abs=1e-5)
+    loss, seen = QueryDistillLoss(8), torch.ones(1, 6, dtype=torch.bool)
+    assert loss(tokens * 0, queries, looks, ~seen).item() == 0
+    assert loss(tokens, queries, looks, seen).item() == pytest.approx(0, abs=1e-5)
     moved, taught = random(1, 6, 8, seed=4).requires_grad_(), queries.clone().requires_grad_()
-    loss(moved, taught, looks).backward()
+    loss(moved, taught, looks, seen).backward()
     assert moved.grad.abs().sum() > 0
     assert loss.carry.weight.grad.abs().sum() > 0
     assert taught.grad is None

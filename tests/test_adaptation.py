@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from adapting import ALL_LOSSES, ALL_MODULES, NoiseTiles, Notes, settings
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from rs_model.adapt import adaptation as training
 from rs_model.adapt.adaptation import Adaptation
@@ -17,7 +19,7 @@ from safetensors.torch import load_file
 
 from rs_pipeline.adaptation import AdaptRequest
 from rs_pipeline.adapters import adapter_file, check_adapter, read_facts
-from rs_pipeline.errors import SegmenterError, TrainingError, UsageError
+from rs_pipeline.errors import OutputError, SegmenterError, TrainingError, UsageError
 from rs_pipeline.vocabulary import load_vocabulary
 
 TWO = load_vocabulary("default").class_set(["building", "water"])
@@ -142,7 +144,7 @@ def test_a_checkpoint_of_another_adaptation_is_refused(tmp_path, lenient, monkey
     monkeypatch.undo()
     with pytest.raises(TrainingError, match="another: settings"):
         adapt(out, {"learning_rate": 0.02})
-    with pytest.raises(TrainingError, match="another: tiles"):
+    with pytest.raises(TrainingError, match="another: data_sha256"):
         adapt(out, tiles=NoiseTiles(seed=5))
     with pytest.raises(TrainingError, match="another: classes"):
         adapt(out, classes=load_vocabulary("default").class_set(["building", "road"]))
@@ -153,13 +155,42 @@ def test_a_checkpoint_of_another_adaptation_is_refused(tmp_path, lenient, monkey
         adapt(out)
 
 
+def test_the_same_command_again_has_nothing_to_do_and_another_one_overwrites_nothing(tmp_path, lenient, monkeypatch):
+    out = tmp_path / "a.safetensors"
+    made, _ = adapt(out)
+    before = out.read_bytes()
+    monkeypatch.setattr("rs_model.adapt.command.Adaptation", None)
+    assert adapt(out)[0] == made
+    with pytest.raises(OutputError, match="another: settings"):
+        adapt(out, {"learning_rate": 0.02})
+    (tmp_path / "b.safetensors").write_bytes(b"something else")
+    with pytest.raises(OutputError, match="no adapter"):
+        adapt(tmp_path / "b.safetensors")
+    assert out.read_bytes() == before
+
+
+def test_a_gradient_that_is_not_finite_spoils_nothing(tmp_path, lenient, monkeypatch):
+    backward, calls = torch.autograd.backward, []
+
+    def explode(loss):
+        backward(loss * (torch.inf if len(calls) == 3 else 1))
+        calls.append(1)
+
+    monkeypatch.setattr(torch.autograd, "backward", explode)
+    with pytest.raises(TrainingError, match="finite gradients"):
+        adapt(tmp_path / "a.safetensors", {"steps": 8})
+    state = torch.load(tmp_path / "a.checkpoint.pt", weights_only=True)
+    assert state["step"] == 2
+    assert all(torch.isfinite(value).all() for value in state["own"].values())
+
+
 def test_one_class_is_refused(tmp_path):
     with pytest.raises(UsageError, match="two classes"):
         adapt(tmp_path / "a.safetensors", classes=load_vocabulary("default").class_set(["water"]))
 
 
 def test_one_tile_is_refused(tmp_path):
-    with pytest.raises(TrainingError, match="at least two tiles"):
+    with pytest.raises(TrainingError, match="at least two tiles that do not overlap"):
         adapt(tmp_path / "a.safetensors", tiles=NoiseTiles(count=1))
 
 
@@ -213,11 +244,38 @@ def test_a_class_that_is_gone_counts_as_nothing():
     assert agreement.score(np.array([True, False])) == 0.5
 
 
-@pytest.mark.parametrize(("count", "share", "held"), [(2, 0.2, 1), (10, 0.2, 2), (3, 0.99, 2), (100, 0.25, 25)])
-def test_tiles_train_or_are_held_out_never_both(count, share, held):
-    train, out = split_tiles(count, share, 7)
+@pytest.mark.parametrize(("count", "share", "held"), [(2, 0.2, 1), (10, 0.2, 2), (100, 0.25, 25)])
+def test_tiles_that_lie_apart_train_or_are_held_out_never_both(count, share, held):
+    train, out = split_tiles([(i, i % 3, i + 1, i % 3 + 1) for i in range(count)], share, 7)
     assert sorted([*train, *out]) == list(range(count))
     assert len(out) == held
+
+
+@given(st.integers(2, 8), st.integers(2, 8), st.integers(1, 3), st.floats(0, 0.4), st.integers(0, 99))
+def test_no_ground_both_trains_and_judges(rows, cols, dates, overlap, seed):
+    side = 1 + overlap
+    boxes = [(c, r, c + side, r + side) for _ in range(dates) for r in range(rows) for c in range(cols)]
+    try:
+        train, out = split_tiles(boxes, 0.2, seed)
+    except TrainingError:
+        assert min(rows, cols) < 4  # nothing is left between the two
+        return
+    assert len(train)
+    assert len(out)
+    for i in train:
+        for j in out:
+            wide = min(boxes[i][2], boxes[j][2]) - max(boxes[i][0], boxes[j][0])
+            high = min(boxes[i][3], boxes[j][3]) - max(boxes[i][1], boxes[j][1])
+            assert min(wide, high) <= 1e-5
+
+
+def test_tiles_of_one_place_are_refused(tmp_path):
+    class OnePlace(NoiseTiles):
+        def footprint(self, index):
+            return 0.0, 0.0, 1.0, 1.0
+
+    with pytest.raises(TrainingError, match="do not overlap"):
+        adapt(tmp_path / "a.safetensors", tiles=OnePlace())
 
 
 @pytest.mark.parametrize("quarters", range(4))

@@ -130,7 +130,7 @@ def test_figures_are_those_counted_by_hand(pairs, capsys):
     assert report["miou_interval"][0] <= report["miou"] <= report["miou_interval"][1]
     assert 0 < report["boundary_f1"]["mean"] < 1
     assert (report["images"], report["layout"], report["not_observed_px"], report["failed_tiles"]) == (5, "pairs", 0, [])
-    assert report["thresholds"] == {"road": 0.5, "water": 0.65, "building": 0.5}
+    assert report["thresholds"] == {"road": 0.5, "water": 0.75, "building": 0.5}
     assert report["settings"]["gsd_m"] == [0.5, 0.5]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, "nothing is written beside the data"
 

@@ -1,6 +1,7 @@
 """An archive's adapters: the newest items teach, the same ones always judge, and only the better one is promoted."""
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import random_pixels
@@ -8,12 +9,13 @@ from typer.testing import CliRunner
 
 from rs_pipeline.archive import find_agenda, open_archive, run_archive
 from rs_pipeline.archive_books import AdapterBooks, current_adapter
+from rs_pipeline.archive_config import load_archive
 from rs_pipeline.catalog_write import add_scenes
 from rs_pipeline.cli import app
-from rs_pipeline.errors import ConfigError, NoSceneError, OutputError
+from rs_pipeline.errors import ConfigError, NoSceneError, OutputError, SegmenterError
 from rs_pipeline.locks import hold
 from rs_pipeline.plan import plan_run
-from rs_pipeline.promotion import adapt_archive
+from rs_pipeline.promotion import adapt_archive, open_for_trial
 from rs_pipeline.reporting import Silent
 from rs_pipeline.run import execute
 
@@ -30,7 +32,7 @@ def archive(dated_archive, monkeypatch):
 def attempt(archive, monkeypatch):
     def make(good, **changes):
         monkeypatch.setenv("RS_SEG_TEST_GOOD", str(good))
-        return adapt_archive(open_archive(archive | changes), Silent())
+        return adapt_archive(open_for_trial(load_archive(archive | changes)), Silent())
 
     return make
 
@@ -113,7 +115,42 @@ def test_runs_wear_the_promoted_adapter_where_the_archive_says_so(archive, attem
     assert manifest["model"]["adapter"]["consistency"] == 0.8
 
 
+def test_held_out_items_are_found_when_the_archive_no_longer_looks_back_to_them(archive, attempt, monkeypatch):
+    attempt(0.6)
+    archive["look_back_days"] = 36500
+    books_of(archive).keep_held_out(["scenes/s_20240101"])
+    assert attempt(0.7)["held_out"] == ["scenes/s_20240101"]
+    archive["run"]["datetime"], archive["look_back_days"] = "2024-01-15/..", None
+    trial = attempt(0.8)
+    assert (trial["held_out"], trial["items"]) == (["scenes/s_20240101"], ["scenes/s_20240301"])
+
+
+def test_an_adapter_that_no_longer_fits_stops_the_archive_and_not_a_trial(archive, attempt):
+    wearing = archive | {"adapt": archive["adapt"] | {"use": True}}
+    attempt(0.8)
+    more = wearing | {"run": wearing["run"] | {"classes": ["road", "water", "building"]}}
+    with pytest.raises(SegmenterError, match="building, which it was not made for"):
+        open_archive(more)
+    assert attempt(0.6, **more)["promoted"]
+    open_archive(more)
+    Path(current_adapter(open_archive(archive).outputs)).unlink()
+    with pytest.raises(SegmenterError, match="an adapter file"):
+        open_archive(more)
+    assert attempt(0.6, **more)["promoted"]
+
+
+def test_a_trial_over_blank_items_is_entered(archive, attempt, make_scene, tmp_path):
+    attempt(0.6)
+    make_scene("images/blank_20250101.tif", random_pixels() * 0, nodata=0)
+    add_scenes(tmp_path / "cat" / "catalog.json", [str(tmp_path / "images")], None)
+    trial = attempt(0.7)
+    assert "valid pixel" in trial["error"]
+    assert len(books_of(archive).history()) == 2
+
+
 def test_unknown_keys_of_the_adaptation_are_refused(archive, attempt):
+    with pytest.raises(ConfigError, match="a mapping under adapt"):
+        open_archive(archive | {"adapt": 5})
     with pytest.raises(ConfigError, match="newst"):
         open_archive(archive | {"adapt": {"newst": 3}})
     with pytest.raises(ConfigError, match="stepz"):

@@ -61,7 +61,7 @@ def small(model):
 
 @pytest.fixture(scope="module")
 def real():
-    return load_segmenter(load_tiny, SHIPPED, PLAIN, 2)
+    return load_segmenter(load_tiny, SHIPPED, tiny_provider(None).info(), PLAIN, 2)
 
 
 def encode(model, tokenizer, *words):

@@ -11,8 +11,8 @@ from prefect.states import Completed, Failed
 from rs_flows.artifacts import publish_trial
 from rs_flows.reporting import FlowReporter, pipeline_logs
 from rs_flows.stages import in_one_try
-from rs_pipeline.archive import open_archive
-from rs_pipeline.promotion import adapt_archive
+from rs_pipeline.archive_config import load_archive
+from rs_pipeline.promotion import adapt_archive, open_for_trial
 
 
 def _name() -> str:
@@ -32,7 +32,7 @@ def adapt_model(archive: dict[str, Any]) -> Any:
     The trial; the state is named Promoted or Kept, and Failed where no adapter came of it.
     """
     with pipeline_logs():
-        trial = adapt_archive(open_archive(archive), FlowReporter(), in_one_try)
+        trial = adapt_archive(open_for_trial(load_archive(archive)), FlowReporter(), in_one_try)
     publish_trial(trial)
     if trial["error"] is not None:
         return Failed(message=trial["error"], data=trial)

@@ -23,6 +23,7 @@ from rs_pipeline.archive import Archive
 from rs_pipeline.archive_config import ArchiveSettings
 from rs_pipeline.config import RunSettings
 from rs_pipeline.errors import ClusterError, UsageError
+from rs_pipeline.promotion import open_for_trial
 
 _FIX = "Start one with `prefect server start`, and set PREFECT_API_URL=http://127.0.0.1:4200/api."
 
@@ -96,7 +97,7 @@ def deploy(settings: ArchiveSettings, *, cron: str, timezone: str, pool: str, ad
     ------
     RsSegError: the archive cannot be opened; ClusterError: there is no server, or it refuses.
     """
-    Archive.of(settings)
+    open_for_trial(settings) if adapt else Archive.of(settings)
     scheduled: Any = adapt_model if adapt else segment_archive
     if get_current_settings().api.url is None:  # a temporary server would forget the deployment
         raise ClusterError("a Prefect server", "no PREFECT_API_URL", _FIX)

@@ -14,10 +14,11 @@ from rs_model.sam3 import FullSam3
 from rs_model.segmenter import PromptedSegmenter, find_device
 from rs_model.tiny import TinySam3
 from rs_pipeline.options import ModelOptions
+from rs_pipeline.segmenter import ModelInfo
 
 
 def load_segmenter(
-    load_model: Callable[[Path], TinySam3 | FullSam3], folder: Path, options: ModelOptions, threads: int | None
+    load_model: Callable[[Path], TinySam3 | FullSam3], folder: Path, info: ModelInfo, options: ModelOptions, threads: int | None
 ) -> PromptedSegmenter:
     """The model of a weights folder on its device, with its refinements. Slow.
 
@@ -32,7 +33,7 @@ def load_segmenter(
     if options.adapter is not None:
         from rs_model.adapt.file import wear
 
-        aligner = wear(model, options.adapter, feedback=options.scoring.feedback)
+        aligner = wear(model, options.adapter, info.weights_sha256, feedback=options.scoring.feedback)
     if options.compile:
         model.backbone.compile()
     return PromptedSegmenter(model, build_chain(options, device), options, device, threads, read_calibration(folder), aligner)

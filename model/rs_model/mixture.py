@@ -24,8 +24,6 @@ DEMO_FIRST_SEED = 1000
 
 COMPOSED_SHARE = 0.5
 """Share of a class's phrases in the words phase that are composed; the others are drawn as in the phases before."""
-OTHERS_IN_WORDS = 2
-"""Phrases of something else that the words phase asks every crop for; the phases before ask for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ class Batch:
     codes: NDArray[np.uint8]
     """(N, S, S) label codes."""
     words: tuple[str, ...]
-    """One phrase per class, in class order, and one or two of something else."""
+    """One phrase per class, in class order, and one of something else."""
     instances: tuple[InstanceTargets, ...]
     """The buildings of each crop, one by one; none in the dense phase, which has no use for them."""
 
@@ -59,8 +57,7 @@ class Mixture:
         drawn = [self._crop(source, phase.crop_px, rng) for source in sources]
         images = np.stack([np.moveaxis(image, -1, 0) for image, _ in drawn])
         codes = np.stack([c for _, c in drawn])
-        others = OTHERS_IN_WORDS if name == "words" else 1
-        words = (*(_phrase(name, c, rng) for c in CLASSES), *(other_phrase(rng) for _ in range(others)))
+        words = (*(_phrase(name, c, rng) for c in CLASSES), other_phrase(rng))
         return Batch(images, codes, words, () if name == "dense" else tuple(_instances(codes, sources)))
 
     def digest(self) -> str:

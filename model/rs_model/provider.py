@@ -54,7 +54,7 @@ class TinyProvider:
         from rs_model.loading import load_segmenter
         from rs_model.tiny import load_tiny
 
-        return load_segmenter(load_tiny, self.folder, options, threads)
+        return load_segmenter(load_tiny, self.folder, self.info(), options, threads)
 
     def adapt(self, request: AdaptRequest, tiles: UnlabelledTiles, reporter: Reporter) -> dict[str, Any]:
         """Train an adapter; see `rs_pipeline.adaptation.Adaptable`."""
@@ -68,7 +68,7 @@ class TinyProvider:
         from rs_model.adapt.command import consistency
         from rs_model.tiny import load_tiny
 
-        return consistency(load_tiny, self.folder, options, classes, tiles, threads)
+        return consistency(load_tiny, self.folder, self.info(), options, classes, tiles, threads)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Sam3Provider:
         from rs_model.loading import load_segmenter
         from rs_model.sam3 import load_sam3
 
-        return load_segmenter(load_sam3, self._weights(), options, threads)
+        return load_segmenter(load_sam3, self._weights(), self.info(), options, threads)
 
     def adapt(self, request: AdaptRequest, tiles: UnlabelledTiles, reporter: Reporter) -> dict[str, Any]:
         """Train an adapter; see `rs_pipeline.adaptation.Adaptable`."""
@@ -119,7 +119,7 @@ class Sam3Provider:
         from rs_model.adapt.command import consistency
         from rs_model.sam3 import load_sam3
 
-        return consistency(load_sam3, self._weights(), options, classes, tiles, threads)
+        return consistency(load_sam3, self._weights(), self.info(), options, classes, tiles, threads)
 
     def _weights(self) -> Path:
         return fetch_sam3() if self.folder is None else self.folder

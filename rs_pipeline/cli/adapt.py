@@ -12,7 +12,7 @@ from rich.console import Console
 
 def adapt_command(
     classes: Annotated[str, typer.Option(help="Class names, separated by commas: at least two.")],
-    out: Annotated[Path, typer.Option(help="The adapter file to write, as adapters/archive.safetensors.")],
+    out: Annotated[Path, typer.Option(help="The adapter file to write, NAME.safetensors.")],
     aoi: Annotated[
         str | None, typer.Option(help="GeoJSON, GeoPackage or Shapefile, or minx,miny,maxx,maxy in lon/lat. Default: the whole source.")
     ] = None,
@@ -21,7 +21,7 @@ def adapt_command(
     ] = None,
     datetime: Annotated[str | None, typer.Option(help="FROM/TO (either may be empty), or one day.")] = None,
     base: Annotated[str | None, typer.Option(help="The model to adapt: installed model, or folder of weights. Default: rs-tiny.")] = None,
-    config: Annotated[str, typer.Option(help="File of configs/adapt/, or a YAML file.")] = "default",
+    config: Annotated[str | None, typer.Option(help="File of configs/adapt/, or a path. Default: the one that fits the model.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of these settings; may be repeated.")] = None,
     run_config: Annotated[Path | None, typer.Option(help="YAML of run settings, for how imagery is read: bands, nodata, gsd_m.")] = None,
     resume: Annotated[
@@ -35,7 +35,7 @@ def adapt_command(
     that does. Exit codes: 0 done, 1 error, 2 usage.
     """
     from rs_pipeline.adapt import adapt
-    from rs_pipeline.adapt_settings import load_adapt_settings
+    from rs_pipeline.adapt_settings import default_config, load_adapt_settings
     from rs_pipeline.cli.progress import TerminalReporter
     from rs_pipeline.config import load_settings
 
@@ -49,8 +49,9 @@ def adapt_command(
             "model": base,
         },
     )
+    adapting = load_adapt_settings(config or default_config(settings.model), sets or ())
     with TerminalReporter() as reporter:
-        made = adapt(settings, load_adapt_settings(config, sets or ()), out, reporter, resume=resume)
+        made = adapt(settings, adapting, out, reporter, resume=resume)
     typer.echo(json.dumps(made, ensure_ascii=False)) if as_json else _print(made)
 
 

@@ -66,12 +66,11 @@ def adapt_command(
 
         trial = flow_named("adapt-archive")(settings)
     else:
-        from rs_pipeline.archive import Archive
         from rs_pipeline.cli.progress import TerminalReporter
-        from rs_pipeline.promotion import adapt_archive
+        from rs_pipeline.promotion import adapt_archive, open_for_trial
 
         with TerminalReporter() as reporter:
-            trial = adapt_archive(Archive.of(settings), reporter)
+            trial = adapt_archive(open_for_trial(settings), reporter)
     _print_json(trial) if as_json else _print_trial(trial)
     if trial["error"] is not None:
         raise typer.Exit(1)

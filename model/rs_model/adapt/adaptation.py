@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rs_model.stages import Prompts
 from rs_model.train import one_cycle
 from rs_pipeline.adapt_settings import AdaptSettings
 from rs_pipeline.adaptation import UnlabelledTiles
+from rs_pipeline.errors import TrainingError
 from rs_pipeline.reporting import Reporter
 
 
@@ -36,7 +38,7 @@ class Adaptation:
 
     Raises
     ------
-    TrainingError: fewer than two tiles, a checkpoint of something else, or held-out tiles without any of the classes.
+    TrainingError: no two tiles that lie apart, a checkpoint of something else, or held-out tiles without any of the classes.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Adaptation:
     ) -> None:
         self.settings, self.prompts, self._tiles, self._path = settings, prompts, tiles, checkpoint
         self.device = next(model.parameters()).device
-        train, held = split_tiles(len(tiles), settings.held_out, settings.seed)
+        train, held = split_tiles([tiles.footprint(i) for i in range(len(tiles))], settings.held_out, settings.seed)
         self._train, self._held = train, HeldOut(tiles, held.tolist(), settings.seed, self.device)
         # The student's own start must not hang on what was computed before.
         torch.manual_seed(settings.seed)
@@ -124,7 +126,9 @@ class Adaptation:
         share = one_cycle(step / s.steps, s.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["top"] * share
-        torch.nn.utils.clip_grad_norm_(list(self.adapter.parameters().values()), s.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(list(self.adapter.parameters().values()), s.clip_norm)
+        if not torch.isfinite(norm):  # the losses were: a step would spoil parameters and teacher for good
+            raise TrainingError("finite gradients", f"a norm of {norm.item()} at step {step}", _fix(self._path))
         self.optimizer.step()
         self.adapter.constrain()
         self.state.step += 1
@@ -134,12 +138,17 @@ class Adaptation:
     def _backward(self, views: Views, step: int) -> dict[str, float]:
         s = self.settings
         self.adapter.alignment.warmth = min(1.0, (step + 1) / max(s.warmup * s.steps, 1))
-        # Two contexts: autocast keeps the weights it cast, and the student would be given the teacher's.
+        # Contexts of their own: autocast keeps the weights it cast, and the student would be given the teacher's.
         with self.adapter.holding(self.state.teacher), torch.no_grad(), self._precision():
             taught = self.objective.teach(views, self.prompts)
+        with self.adapter.holding(self.adapter.plain()), torch.no_grad(), self._precision():
+            taught = replace(taught, before=self.objective.plain_tokens(views, self.prompts))
         generator = torch.Generator().manual_seed(int(np.random.default_rng([s.seed, step, 1]).integers(2**31)))
         with self._precision():
             losses = self.objective.losses(views, self.prompts, taught, (step + 1) / s.steps, generator)
+        for name, loss in losses.items():
+            if not torch.isfinite(loss):
+                raise TrainingError("finite losses", f"{name} is {loss.item()} at step {step}", _fix(self._path))
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(list(losses.values())).sum())
         return {name: float(loss.item()) for name, loss in losses.items()}
@@ -172,6 +181,6 @@ class Adaptation:
         said = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
         reporter.note(f"step {state.step}: held-out consistency {row['consistency']:.4f} (unadapted {state.before:.4f}); {said}")
 
-    def close(self) -> None:
-        """Takes the adapter off the model."""
-        self.adapter.take_off()
+
+def _fix(checkpoint: Path) -> str:
+    return f"Lower learning_rate and give another --out; the last good state is kept in {checkpoint.name}."

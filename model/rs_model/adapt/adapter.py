@@ -61,6 +61,12 @@ class Adapter:
         if self.text_image is not None:
             self.text_image.constrain()
 
+    def plain(self) -> dict[str, Tensor]:
+        """Values of the parameters with which low-rank additions and neck are as if there were no adapter."""
+        values = {name: parameter.detach() for name, parameter in self.parameters().items()}
+        values |= {f"{LOW_RANK}.{name}.up": torch.zeros_like(module.up) for name, module in self.low_rank.items()}
+        return values | {f"{NECK}.{name}": was for name, was in self._neck_was.items()}
+
     def tensors(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What an adapter file holds of `values` of the parameters: changes of the neck, the rest as it is; in float32, on the CPU."""
         kept = {name: value for name, value in values.items() if not name.startswith("loss.")}

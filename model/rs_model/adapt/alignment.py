@@ -191,5 +191,7 @@ def first_look(sam: Sam3Model, pyramid: Pyramid, fused: Fused, *, attention: boo
     if decoded.attention is None:
         raise AssertionError("attention was asked for")
     matched = torch.sigmoid(score(sam, decoded, fused).float()) * torch.sigmoid(decoded.presence.float())
-    importance = patch_importance(decoded.attention.float(), matched, "score", LOOK_LAYERS) * mask.shape[1]
+    # In float32, and of the layers that are read alone: see `rs_model.chain`.
+    with torch.autocast(matched.device.type, enabled=False):
+        importance = patch_importance(decoded.attention[:, -LOOK_LAYERS:].float(), matched, "score", LOOK_LAYERS) * mask.shape[1]
     return FirstLook(mask, importance, matched.amax(1, keepdim=True))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rs_pipeline.errors import TrainingError
+from rs_pipeline.errors import OutputError, TrainingError
 
 Tensors = dict[str, Tensor]
 
@@ -45,13 +45,23 @@ class State:
 
 
 def write_state(path: Path, state: State) -> None:
-    """Puts a checkpoint in the place of the last one."""
+    """Puts a checkpoint in the place of the last one.
+
+    Raises
+    ------
+    OutputError: it cannot be written; the last one stays.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        torch.save({name: getattr(state, name) for name in State.__slots__}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            torch.save({name: getattr(state, name) for name in State.__slots__}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer has an error of its own for a full disk
+        aside.unlink(missing_ok=True)
+        reason = " ".join(str(error).split())[:200]
+        raise OutputError("a place for the checkpoint", f"{path} ({reason})", "Check permissions and disk space.") from error
 
 
 def read_state(path: Path, made_by: dict[str, Any], device: torch.device) -> State | None:
@@ -63,7 +73,7 @@ def read_state(path: Path, made_by: dict[str, Any], device: torch.device) -> Sta
     """
     if not path.is_file():
         return None
-    fix = "Delete it, or adapt with --fresh into another --out."
+    fix = "Give another --out, or delete it."
     try:
         state = State(**torch.load(path, map_location=device, weights_only=True))
     except Exception as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,22 @@ import torch
 
 from rs_model.adapt.adaptation import Adaptation
 from rs_model.adapt.checkpoint import State
-from rs_model.adapt.curves import write_curves
+from rs_model.adapt.curves import curves_of, write_curves
 from rs_model.adapt.file import wear, write_adapter
 from rs_model.adapt.holdout import HeldOut, check_found
 from rs_model.adapt.parts import Model
 from rs_model.memory import keep_freed_memory
 from rs_model.segmenter import find_device
 from rs_model.stages import Prompts
-from rs_pipeline.adaptation import AdaptRequest, UnlabelledTiles
+from rs_pipeline.adaptation import AdaptRequest, UnlabelledTiles, check_classes
+from rs_pipeline.adapters import read_facts
 from rs_pipeline.classes import ClassSet
-from rs_pipeline.errors import OutputError, TrainingError, UsageError
+from rs_pipeline.errors import OutputError, SegmenterError, TrainingError
 from rs_pipeline.options import ModelOptions
 from rs_pipeline.reporting import Reporter
 from rs_pipeline.segmenter import ModelInfo
 
 Load = Callable[[Path], Model]
-LEAST_CLASSES = 2
 _VIEWS_SEED = 7
 """Of the views that `consistency` compares: fixed, so that adapters can be held against each other."""
 
@@ -34,71 +34,101 @@ _VIEWS_SEED = 7
 def adapt(load: Load, folder: Path, info: ModelInfo, request: AdaptRequest, tiles: UnlabelledTiles, reporter: Reporter) -> dict[str, Any]:
     """See `rs_pipeline.adaptation.Adaptable.adapt`."""
     check_classes(request.classes)
-    device = _ready(request.device, request.threads)
-    out, checkpoint = request.out, request.out.with_suffix(".checkpoint.pt")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError("a folder for the adapter", f"{out.parent} ({error})", "Give another --out.") from error
-    if checkpoint.is_file() and not request.resume:
-        raise TrainingError("an --out without a checkpoint", f"{checkpoint}", "Give --resume, or another --out.")
-    made_by = {
-        "base": info.weights_sha256,
-        "classes": {c.name: list(c.prompts) for c in request.classes},
-        "settings": request.settings.model_dump(mode="json"),
-        "tiles": tiles.digest,
-    }
-    model = load(folder).to(device).eval()
-    prompts = encode_classes(model, request.classes)
-    adaptation = Adaptation(model, request.settings, tiles, prompts, request.classes.names, made_by, checkpoint)
-    try:
-        state = adaptation.run(reporter)
-    finally:
-        curves = _keep_curves(out, adaptation.state)
-    best = state.best_row
-    history = {"consistency_before": state.before, "consistency": best["consistency"], "best_step": int(best["step"]), "steps": state.step}
-    if request.guarded and best["consistency"] < state.before:
-        came = f"{best['consistency']:.4f} at best, {state.before:.4f} without an adapter; nothing was written but {curves[1]}"
-        raise TrainingError("held-out consistency that does not get worse", came, "Lower learning_rate, or give more tiles.")
     facts = {
         "model": info.name,
         "base_sha256": info.weights_sha256,
-        "classes": made_by["classes"],
-        "settings": made_by["settings"],
+        "classes": {c.name: list(c.prompts) for c in request.classes},
+        "settings": request.settings.model_dump(mode="json"),
         "data_sha256": tiles.digest,
-        "history": history,
     }
-    write_adapter(out, facts, adaptation.adapter.tensors(state.best))
+    done = _done_before(request.out, facts)
+    if done is not None:
+        reporter.note(f"{request.out} is this very adapter already")
+        return _describe(request.out, done, tiles)
+    checkpoint = _checkpoint(request)
+    device = _ready(request.device, request.threads)
+    model = load(folder).to(device).eval()
+    prompts = encode_classes(model, request.classes)
+    adaptation = Adaptation(model, request.settings, tiles, prompts, request.classes.names, facts, checkpoint)
+    try:
+        state = adaptation.run(reporter)
+    except BaseException:
+        with suppress(OSError):  # the curves say why, but not at the price of the reason itself
+            write_curves(request.out, adaptation.state.history)
+        raise
+    _write_curves(request.out, state)
+    best = state.best_row
+    history = {"consistency_before": state.before, "consistency": best["consistency"], "best_step": int(best["step"]), "steps": state.step}
+    if request.guarded and best["consistency"] < state.before:
+        shown = curves_of(request.out)[1]
+        came = f"{best['consistency']:.4f} at best, {state.before:.4f} without an adapter; nothing was written but {shown}"
+        raise TrainingError("held-out consistency that does not get worse", came, "Lower learning_rate, or give more tiles.")
+    write_adapter(request.out, {**facts, "history": history}, adaptation.adapter.tensors(state.best))
     with suppress(OSError):
         checkpoint.unlink()
-    return {**history, "adapter": str(out), "bytes": out.stat().st_size, "tiles": len(tiles), "curves": [str(path) for path in curves]}
+    return _describe(request.out, history, tiles)
 
 
-def consistency(load: Load, folder: Path, options: ModelOptions, classes: ClassSet, tiles: UnlabelledTiles, threads: int | None) -> float:
+def _describe(out: Path, history: Mapping[str, Any], tiles: UnlabelledTiles) -> dict[str, Any]:
+    curves = [str(path) for path in curves_of(out)]
+    return {**history, "adapter": str(out), "bytes": out.stat().st_size, "tiles": len(tiles), "curves": curves}
+
+
+def _done_before(out: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The history of the adapter at `out`, if it is the one that is asked for; None where there is none.
+
+    Raises
+    ------
+    OutputError: something else is there.
+    """
+    if not out.exists():
+        return None
+    fix = "Give another --out, or take it away: runs may wear it."
+    try:
+        there = read_facts(out)
+    except SegmenterError as error:
+        raise OutputError("a free name", f"{out}, which is no adapter", fix) from error
+    found = {
+        "model": there.model,
+        "base_sha256": there.base_sha256,
+        "classes": {name: list(prompts) for name, prompts in there.classes.items()},
+        "settings": there.settings,
+        "data_sha256": there.data_sha256,
+    }
+    if found != facts:
+        other = ", ".join(key for key, value in facts.items() if found[key] != value)
+        raise OutputError("a free name, or this very adapter", f"{out}, of another: {other}", fix)
+    return there.history
+
+
+def _checkpoint(request: AdaptRequest) -> Path:
+    """Where the checkpoint goes; its folder is made."""
+    path = request.out.with_suffix(".checkpoint.pt")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError("a folder for the adapter", f"{path.parent} ({error})", "Give another --out.") from error
+    if path.is_file() and not request.resume:
+        raise TrainingError("an --out without a checkpoint", f"{path}", "Give --resume, or another --out.")
+    return path
+
+
+def consistency(
+    load: Load, folder: Path, info: ModelInfo, options: ModelOptions, classes: ClassSet, tiles: UnlabelledTiles, threads: int | None
+) -> float:
     """See `rs_pipeline.adaptation.Adaptable.consistency`; the classes that count are those the model finds without an adapter."""
     device = _ready(options.device, threads)
     model = load(folder).to(device).eval()
     prompts = encode_classes(model, classes)
     held = HeldOut(tiles, range(len(tiles)), _VIEWS_SEED, device)
-    precision = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    half = options.dtype == "bfloat16" or (options.dtype == "auto" and device.type == "cuda")
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=half)
     plain = held.agreement(model, None, prompts, precision)
     found = check_found(plain, classes.names)
     if options.adapter is None:
         return plain.score(found)
-    alignment = wear(model, options.adapter, feedback=options.scoring.feedback)
+    alignment = wear(model, options.adapter, info.weights_sha256, feedback=options.scoring.feedback)
     return held.agreement(model, alignment, prompts, precision).score(found)
-
-
-def check_classes(classes: ClassSet) -> None:
-    """Refuse a single class: with nothing beside it, a teacher that is sure of too much is right forever.
-
-    Raises
-    ------
-    UsageError: fewer than two.
-    """
-    if len(classes) < LEAST_CLASSES:
-        came = ", ".join(classes.names) or "none"
-        raise UsageError("at least two classes to adapt to", came, "Add what lies beside it, as --classes road,land.")
 
 
 @torch.no_grad()
@@ -114,9 +144,8 @@ def _ready(device: str, threads: int | None) -> torch.device:
     return find_device(device)
 
 
-def _keep_curves(out: Path, state: State) -> tuple[Path, Path]:
-    """Of a run that failed, too: they say why."""
+def _write_curves(out: Path, state: State) -> None:
     try:
-        return write_curves(out, state.history)
+        write_curves(out, state.history)
     except OSError as error:
         raise OutputError("a place for the curves", f"{out} ({error})", "Check permissions and disk space.") from error

@@ -21,19 +21,18 @@ _INK, _GREY, _PAPER = (30, 30, 30), (170, 170, 170), (255, 255, 255)
 _LINE = (38, 98, 186)
 
 
-def write_curves(stem: Path, history: Sequence[Row]) -> tuple[Path, Path]:
-    """`STEM.curves.json` and `STEM.curves.png`.
+def curves_of(adapter: Path) -> tuple[Path, Path]:
+    """Where the curves of NAME.safetensors are: NAME.curves.json and NAME.curves.png."""
+    return adapter.with_suffix(".curves.json"), adapter.with_suffix(".curves.png")
 
-    Returns
-    -------
-    Their paths.
-    """
-    data, picture = stem.with_suffix(".curves.json"), stem.with_suffix(".curves.png")
+
+def write_curves(adapter: Path, history: Sequence[Row]) -> None:
+    """Both files, beside an adapter."""
+    data, picture = curves_of(adapter)
     _put(data, json.dumps(list(history), indent=1).encode() + b"\n")
     aside = picture.with_name(f".{picture.name}.{os.getpid()}.png")
     draw_curves(history).save(aside)
     aside.replace(picture)
-    return data, picture
 
 
 def _put(path: Path, content: bytes) -> None:

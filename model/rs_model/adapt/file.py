@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -16,7 +17,7 @@ from rs_model.adapt.adapter import put_on
 from rs_model.adapt.alignment import Alignment
 from rs_model.adapt.parts import Model
 from rs_pipeline.adapt_settings import AdaptSettings
-from rs_pipeline.adapters import FORMAT, KIND, adapter_file, read_facts
+from rs_pipeline.adapters import FORMAT, KIND, adapter_file, check_base, read_facts
 from rs_pipeline.errors import OutputError, SegmenterError
 from rs_pipeline.options import AdapterFile
 
@@ -43,20 +44,27 @@ def write_adapter(path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Te
         raise OutputError("a place for the adapter", f"{path} ({error})", "Check permissions and disk space.") from error
 
 
-def wear(model: Model, told: AdapterFile, *, feedback: bool) -> Alignment:
+def wear(model: Model, told: AdapterFile, base_sha256: str, *, feedback: bool) -> Alignment:
     """Puts an adapter on a loaded model.
 
     Parameters
     ----------
     told: the file, and the digest it had when the run was planned.
+    base_sha256: of the model's weights.
 
     Raises
     ------
-    SegmenterError: the file is not what it was, or none.
+    SegmenterError: the file is not what it was, or none, or for other weights.
     """
     path = Path(told.path)
     if adapter_file(path).sha256 != told.sha256:
         fix = "Run again, and leave adapters of running jobs alone."
         raise SegmenterError(f"the adapter that the run was planned with ({told.sha256[:12]}…)", f"another one at {path}", fix)
     facts = read_facts(path)
-    return put_on(model, AdaptSettings.model_validate(facts.settings), load_file(path), feedback=feedback)
+    check_base(facts, base_sha256)
+    try:
+        settings = AdaptSettings.model_validate(facts.settings)
+    except ValidationError as error:
+        fix = "Adapt again with this version."
+        raise SegmenterError("an adapter with settings of this version", f"{path} ({error.errors()[0]['msg']})", fix) from error
+    return put_on(model, settings, load_file(path), feedback=feedback)

@@ -19,18 +19,19 @@ class Seen:
 
     fused: Fused
     """Rows as the decoder saw them."""
-    before: Tensor
-    """(B, n, C) the tokens before the adapter's modules."""
     decoded: Decoded
     scores: Tensor
     """(B, Q) logits."""
     probability: Tensor
     """(B, H, W) float32: presence times the semantic map, at the images' own pixels."""
     grid: tuple[int, int]
+    size: tuple[int, int]
+    """Height and width that the grid covers: the images lie in the upper left corner."""
 
     def on_grid(self, maps: Tensor) -> Tensor:
-        """Maps (B, H, W) → (B, n): the mean over each token's pixels."""
-        return F.adaptive_avg_pool2d(maps[:, None], self.grid).flatten(1)
+        """Maps (B, H, W) of the images → (B, n): the mean over each token's pixels, the last row and column repeated beside the images."""
+        beside = (0, self.size[1] - maps.shape[2], 0, self.size[0] - maps.shape[1])
+        return F.adaptive_avg_pool2d(F.pad(maps[:, None], beside, mode="replicate"), self.grid).flatten(1)
 
 
 def see(model: Model, aligner: Aligner | None, images: Tensor, prompts: Prompts, *, attention: bool = False) -> Seen:
@@ -44,7 +45,13 @@ def see(model: Model, aligner: Aligner | None, images: Tensor, prompts: Prompts,
     pixels = embed_pixels(sam, pyramid, fused if aligner is None else aligner.before_masks(fused))
     found = word_probability(semantic_logits(sam, pixels), decoded.presence, size)
     probability = found[:, : images.shape[2], : images.shape[3]]
-    return Seen(fused, plain.tokens, decoded, score(sam, decoded, fused), probability, pyramid.grid)
+    return Seen(fused, decoded, score(sam, decoded, fused), probability, pyramid.grid, size)
+
+
+def see_tokens(model: Model, images: Tensor, prompts: Prompts) -> Tensor:
+    """(B, n, C): the tokens that the decoder reads, without an adapter's modules."""
+    fitted, _ = model.fit(images)
+    return fuse(model.head, model.encode_images(fitted), prompts).tokens
 
 
 def presence_of(seen: Seen) -> Tensor:

@@ -14,10 +14,13 @@ from rs_model.places import PLACES, Place
 from rs_model.scenes import BANEPA_QUARTERS, DUBAI_TILES, Scene, Split, read_dubai_tiles
 from rs_model.score import NO_TRUTH, Scores, all_classes, labels_of, predict, truth_of
 from rs_pipeline.ablation import Judged
+from rs_pipeline.adaptation import Box
 from rs_pipeline.errors import ConfigError
 from rs_pipeline.metrics import confusion
 from rs_pipeline.segmenter import Segmenter
 
+_APART = 10**6
+"""Between the left edges of images, pixels."""
 CHIP_PX = 133
 """Side of a part of Banepa that counts as an image of its own, as its chips are one: 512 drone pixels at 0.5 m."""
 
@@ -29,7 +32,9 @@ class ScenesAsTiles:
     """
 
     def __init__(self, scenes: Sequence[Scene], tile_px: int) -> None:
-        self._tiles = [tile for scene in scenes for tile in _windows(scene.image, tile_px)]
+        cut = [(k, window) for k, scene in enumerate(scenes) for window in _windows(scene.image.shape, tile_px)]
+        self._tiles = [scenes[k].image[window] for k, window in cut]
+        self._corners = [(k * _APART + window[1].start, window[0].start) for k, window in cut]
         self._tile_px = tile_px
         digest = hashlib.sha256()
         for tile in self._tiles:
@@ -48,11 +53,16 @@ class ScenesAsTiles:
         valid[: pixels.shape[0], : pixels.shape[1]] = True
         return image, valid
 
+    def footprint(self, index: int) -> Box:
+        """In pixels; images lie side by side, far apart."""
+        left, top = self._corners[index]
+        return float(left), float(top), float(left + self._tile_px), float(top + self._tile_px)
 
-def _windows(image: NDArray[np.uint8], side: int) -> Iterator[NDArray[np.uint8]]:
-    for top in range(0, max(image.shape[0] - side, 0) + 1, side):
-        for left in range(0, max(image.shape[1] - side, 0) + 1, side):
-            yield image[top : top + side, left : left + side]
+
+def _windows(shape: Sequence[int], side: int) -> Iterator[tuple[slice, slice]]:
+    for top in range(0, max(shape[0] - side, 0) + 1, side):
+        for left in range(0, max(shape[1] - side, 0) + 1, side):
+            yield np.s_[top : top + side, left : left + side]
 
 
 class Ground:
@@ -64,6 +74,15 @@ class Ground:
     def tiles(self, places: Sequence[str], tile_px: int) -> ScenesAsTiles:
         """See `rs_pipeline.ablation.ProvingGround.tiles`."""
         return ScenesAsTiles([scene for place in places for scene in self._read(place)], tile_px)
+
+    def digest(self, place: str) -> str:
+        """See `rs_pipeline.ablation.ProvingGround.digest`."""
+        digest = hashlib.sha256()
+        for scene in self._read(place):
+            digest.update(f"{scene.name} {scene.image.shape}".encode())
+            digest.update(scene.image.tobytes())
+            digest.update(scene.codes.tobytes())
+        return digest.hexdigest()
 
     def judge(self, segmenter: Segmenter, place: str, tile_px: int) -> Judged:
         """All five classes are asked for. Dubai: the likeliest of them, no threshold, an image after another. Banepa: buildings, at their

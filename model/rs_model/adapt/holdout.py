@@ -18,9 +18,11 @@ from rs_model.adapt.forward import see
 from rs_model.adapt.parts import Model
 from rs_model.adapt.views import Views, make_views
 from rs_model.stages import Aligner, Prompts
-from rs_pipeline.adaptation import UnlabelledTiles
+from rs_pipeline.adaptation import Box, UnlabelledTiles
 from rs_pipeline.errors import TrainingError
 
+_EDGE = 1e-6
+"""Of a tile's side: neighbours without overlap meet by rounding alone."""
 MAPPED = 0.5
 """Least probability of a pixel that counts as the class."""
 
@@ -88,16 +90,35 @@ def check_found(agreement: Agreement, names: Sequence[str]) -> NDArray[np.bool_]
     return found
 
 
-def split_tiles(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the tiles that train, and of those that are held out: at least one each.
+def split_tiles(footprints: Sequence[Box], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the tiles that train, and of those that are held out: no ground is in both.
+
+    Held out is one end of the area, in one of four directions: tiles overlap their neighbours, and scenes lie over each other, so that
+    tiles drawn here and there would share most of their ground. What overlaps a held-out tile trains nothing.
+
+    Parameters
+    ----------
+    footprints: of the tiles, in one CRS.
+    share: of the tiles that is held out, at the least.
 
     Raises
     ------
-    TrainingError: fewer than two tiles.
+    TrainingError: no two tiles that lie apart.
     """
-    if count < 2:
-        fix = "Take a larger --aoi, more scenes, or a lower seen_share; a smaller --tile-px makes more of them, too."
-        raise TrainingError("at least two tiles that hold data, one of them to be held out", str(count), fix)
-    held = min(max(1, round(share * count)), count - 1)
-    order = np.random.default_rng(seed).permutation(count)
-    return np.sort(order[held:]), np.sort(order[:held])
+    boxes = np.asarray(footprints, np.float64).reshape(-1, 4)
+    count = max(1, round(share * len(boxes)))
+    for direction in np.random.default_rng(seed).permutation(4):
+        axis, sign = direction % 2, 1 if direction < 2 else -1
+        order = np.argsort(sign * (boxes[:, axis] + boxes[:, axis + 2]), kind="stable")
+        held = np.sort(order[:count])
+        train = np.array([i for i in order[count:] if not _meets(boxes[i], boxes[held]).any()], np.int64)
+        if len(train):
+            return np.sort(train), held
+    fix = "Take a larger --aoi, more scenes, or a lower seen_share."
+    raise TrainingError("at least two tiles that do not overlap, one of them to be held out", f"{len(boxes)} tiles", fix)
+
+
+def _meets(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of the boxes (m, 4) share more than an edge with a box (4,)."""
+    shared = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    return np.asarray((shared > _EDGE * (box[2:] - box[:2])).all(1))

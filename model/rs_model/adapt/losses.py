@@ -133,9 +133,11 @@ class BoundaryLoss(nn.Module):
     The border is `mask ^ erosion(mask)`; distances are those of normalised tokens. Nothing is asked of patches that moved apart.
     """
 
-    def forward(self, tokens: Tensor, before: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Scalar, from tokens (B, n, C), what they were `before` (B, n, C; detached), and probabilities (B, n); 0 without a border."""
-        border = mask_border(mask.detach() >= 0.5, grid)
+    def forward(self, tokens: Tensor, before: Tensor, mask: Tensor, valid: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Scalar, from tokens (B, n, C), those of the unadapted model `before` (B, n, C; detached), probabilities (B, n) and what was seen
+        (B, n) bool; 0 without a border.
+        """
+        border = mask_border(mask.detach() >= 0.5, grid) & ~mask_border(valid, grid) & valid
         if not border.any():
             return tokens.sum() * 0
         now, was = _apartness(tokens, grid)[border], _apartness(before.detach(), grid)[border]
@@ -168,14 +170,14 @@ class QueryDistillLoss(nn.Module):
         self.carry = nn.Linear(width, width, bias=False)
         nn.init.eye_(self.carry.weight)
 
-    def forward(self, tokens: Tensor, queries: Tensor, looks: Tensor) -> Tensor:
-        """Scalar, from tokens (B, n, C), queries (B, Q, C) and their looks (B, Q, n); 0 without a row."""
-        if not len(tokens):
+    def forward(self, tokens: Tensor, queries: Tensor, looks: Tensor, valid: Tensor) -> Tensor:
+        """Scalar, from tokens (B, n, C), queries (B, Q, C), their looks (B, Q, n) and what was seen (B, n) bool; 0 where nothing was."""
+        if not valid.any():
             return tokens.sum() * 0
         best = looks.detach().argmax(1)
         taught = queries.detach().gather(1, best[..., None].expand(-1, -1, queries.shape[-1]))
         apart = F.normalize(tokens.float(), dim=-1) - F.normalize(self.carry(taught).float(), dim=-1)
-        loss: Tensor = torch.linalg.vector_norm(apart, dim=-1).mean()
+        loss: Tensor = torch.linalg.vector_norm(apart[valid], dim=-1).mean()
         return loss
 
 

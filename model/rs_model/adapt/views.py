@@ -12,6 +12,13 @@ from torch import Tensor
 from rs_model.augment import disturb
 from rs_pipeline.adaptation import UnlabelledTiles
 
+Crop = tuple[NDArray[np.float32], NDArray[np.bool_]]
+"""(3, S, S) in [0, 1], and (S, S) what of it was seen."""
+DRAWS = 8
+"""Places of a tile that a crop is chosen from."""
+MOSTLY = 0.5
+"""Least share of a crop that was seen."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -58,19 +65,23 @@ def draw_views(tiles: UnlabelledTiles, indices: NDArray[np.int64], crop_px: int 
     Parameters
     ----------
     indices: of the tiles that may be drawn.
-    crop_px: side of the crops; None or more than a tile has: whole tiles, which must be squares of one size.
+    crop_px: side of the crops; None or more than a tile has: whole tiles.
     count: N.
     """
-    crops = []
-    for index in rng.choice(indices, count):
-        image, valid = tiles.read(int(index))
-        side = min(crop_px or image.shape[1], *image.shape[1:])
-        top, left = (int(rng.integers(length - side + 1)) for length in image.shape[1:])
-        crops.append((image[:, top : top + side, left : left + side], valid[top : top + side, left : left + side]))
-    return make_views(crops, rng)
+    return make_views([_crop(*tiles.read(int(index)), crop_px, rng) for index in rng.choice(indices, count)], rng)
 
 
-def make_views(crops: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], rng: np.random.Generator) -> Views:
+def _crop(image: NDArray[np.float32], valid: NDArray[np.bool_], crop_px: int | None, rng: np.random.Generator) -> Crop:
+    """A square of a tile; of a few that are drawn the first that is mostly seen, else the one that was seen most."""
+    length = image.shape[1]
+    side = min(crop_px or length, length)
+    drawn = [rng.integers(length - side + 1, size=2).tolist() for _ in range(DRAWS)]
+    seen = [float(valid[top : top + side, left : left + side].mean()) for top, left in drawn]
+    top, left = drawn[next((i for i, share in enumerate(seen) if share >= MOSTLY), int(np.argmax(seen)))]
+    return image[:, top : top + side, left : left + side], valid[top : top + side, left : left + side]
+
+
+def make_views(crops: list[Crop], rng: np.random.Generator) -> Views:
     """Views of crops (3, S, S) with what of them is valid (S, S)."""
     turns = tuple(Turn.draw(rng) for _ in crops)
     plain = torch.from_numpy(np.stack([np.where(valid, image, np.float32(0)) for image, valid in crops]))
