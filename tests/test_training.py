@@ -71,7 +71,16 @@ def write_recipe(path, **changes):
     phase = {"steps": 3, "crop_px": 64, "crops": 2, "learning_rate": 0.001, "warmup": 0.1}
     text = {"steps": 3, "phrases": 16, "learning_rate": 0.002}
     mix = {"dubai": {"weight": 1, "zoom": [0.5, 2.0]}}
-    small = {"text": text, "dense": phase, "prompted": phase, "instances": phase, "words": phase, "checkpoint_every": 2, "mix": mix}
+    small = {
+        "threads": 1,
+        "text": text,
+        "dense": phase,
+        "prompted": phase,
+        "instances": phase,
+        "words": phase,
+        "checkpoint_every": 2,
+        "mix": mix,
+    }
     path.write_text(yaml.safe_dump(yaml.safe_load(RECIPE.read_text()) | small | changes))
     return path
 
