@@ -30,14 +30,16 @@ def test_the_pipeline_knows_neither_torch_nor_prefect_nor_the_model(path):
 
 COMMANDS = {
     "score": {"vocabulary", "mosaic"},
-    "imagery": {"inference", "plan", "raster", "reporting", "run", "tiles"},
+    "imagery": {"inference", "plan", "raster", "run", "tiles"},
+    "ground": {"ablation"},
 }
-"""Commands of the model package that label as a run does, or run the pipeline."""
+"""Commands of the model package that label as a run does, run the pipeline, or serve ablations."""
 
 
 @pytest.mark.parametrize("path", files("model/rs_model"), ids=str)
 def test_the_model_knows_only_the_border_of_the_pipeline(path):
-    allowed = {"errors", "classes", "segmenter", "grid", "config", "options", "radiometry", "metrics", "demo"}
+    allowed = {"errors", "classes", "segmenter", "grid", "config", "options", "radiometry", "metrics", "demo", "reporting"}
+    allowed |= {"adaptation", "adapt_settings", "adapters"}
     allowed |= COMMANDS.get(path.stem, set())
     used = {name.split(".")[1] for name in imports_of(path) if name.startswith("rs_pipeline.")}
     assert used <= allowed

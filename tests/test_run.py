@@ -235,7 +235,7 @@ def test_a_run_without_any_data_says_so(make_scene, settings_for, tmp_path):
 
 
 def test_too_many_scenes_for_one_run_are_refused(make_scene, settings_for, monkeypatch, tmp_path):
-    monkeypatch.setattr("rs_pipeline.plan.MAX_SCENES", 1)
+    monkeypatch.setattr("rs_pipeline.imagery.MAX_SCENES", 1)
     make_scene("archive/a.tif")
     make_scene("archive/b.tif")
     with pytest.raises(CatalogError, match="at most 1 scenes"):
