@@ -266,6 +266,31 @@ def test_the_plain_values_of_a_trained_adapter_are_the_model_without_it(name):
     assert not torch.allclose(see_tokens(model, images, prompts), plain, atol=1e-3)
 
 
+def test_activations_that_are_computed_again_give_the_same_gradients(monkeypatch):
+    found, layers = [], []
+    for checkpointing in (False, True):
+        model, chosen = small_full(), settings({"checkpointing": checkpointing})
+        torch.manual_seed(0)
+        adapter = Adapter(model, chosen)
+        for module in adapter.low_rank.values():
+            module.up.data.fill_(0.01)
+        layer = model.backbone.layers[0]
+        calls, run = [], layer.attention.forward
+        monkeypatch.setattr(
+            layer.attention, "forward", lambda *args, run=run, calls=calls, **kwargs: (calls.append(1), run(*args, **kwargs))[1]
+        )
+        seen = see(model, adapter.alignment, images_for("sam3"), Prompts(*(t.detach() for t in _parts(model.encode_text(WORDS)))))
+        seen.probability.sum().backward()
+        found.append({name: p.grad for name, p in adapter.parameters().items() if p.grad is not None})
+        layers.append(len(calls))
+        adapter.take_off()
+        assert "forward" not in vars(layer)
+    assert layers == [1, 2]
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient)
+
+
 @torch.no_grad()
 def test_maps_on_the_grid_are_each_tokens_own_pixels_whatever_the_size():
     model = make("rs-tiny")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rs_model.adapt.alignment import Alignment
 from rs_model.adapt.losses import QueryDistillLoss, TextImageContrast
@@ -43,7 +44,7 @@ class Adapter:
         self.distill = QueryDistillLoss(width).to(device) if weights.distill.weight else None
         self.text_image = TextImageContrast().to(device) if weights.text_image.weight else None
         if settings.checkpointing:
-            _checkpoint(model)
+            _compute_again(model)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Everything that is trained, by name; what serves the losses alone begins with `loss`."""
@@ -94,6 +95,8 @@ class Adapter:
         with torch.no_grad():
             for name, parameter in self.neck.items():
                 parameter.copy_(self._neck_was[name])
+        for layer in getattr(self.model.backbone, "layers", ()):
+            vars(layer).pop("forward", None)
         self.model.requires_grad_(False)
 
 
@@ -132,10 +135,10 @@ def put_on(model: Model, settings: AdaptSettings, tensors: Mapping[str, Tensor],
     return alignment
 
 
-def _checkpoint(model: Model) -> None:
-    """Activations of a ViT's layers are computed again for the gradient instead of being kept; other encoders have no such layers."""
-    backbone: Any = model.backbone
-    if hasattr(backbone, "gradient_checkpointing_enable"):
-        backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        for layer in backbone.layers:
-            layer.training = True  # transformers looks at this; what lies in the layer stays in evaluation mode
+def _compute_again(model: Model) -> None:
+    """The activations of a ViT's layers are computed again for the gradient instead of being kept; other encoders have no such layers.
+
+    transformers' own switch refuses SAM 3.
+    """
+    for layer in getattr(model.backbone, "layers", ()):
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
