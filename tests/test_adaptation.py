@@ -38,7 +38,7 @@ def adapt(out, *rows, tiles=None, **changes):
 def lenient(monkeypatch):
     """Whatever it became, it got better: what is tested is the rest."""
     steps = itertools.count()
-    monkeypatch.setattr(Agreement, "score", lambda self, found: 0.1 + next(steps) / 1e7)
+    monkeypatch.setattr(Agreement, "score", lambda self, before: 0.1 + next(steps) / 1e7)
 
 
 class KilledError(Exception):
@@ -91,7 +91,7 @@ def test_a_killed_adaptation_ends_as_a_whole_one(tmp_path, lenient, monkeypatch,
 
 def test_an_adapter_that_made_consistency_worse_is_not_written(tmp_path, monkeypatch):
     scores = iter([0.8, 0.7, 0.6])
-    monkeypatch.setattr(Agreement, "score", lambda self, found: next(scores))
+    monkeypatch.setattr(Agreement, "score", lambda self, before: next(scores))
     with pytest.raises(TrainingError, match=r"0\.7000 at best, 0\.8000 without") as caught:
         adapt(tmp_path / "a.safetensors")
     assert not (tmp_path / "a.safetensors").exists()
@@ -101,7 +101,7 @@ def test_an_adapter_that_made_consistency_worse_is_not_written(tmp_path, monkeyp
 
 def test_the_most_consistent_adapter_is_written_and_training_ends_when_none_gets_better(tmp_path, monkeypatch):
     scores = iter([0.5, 0.6, 0.9, 0.8, 0.7, 0.6])
-    monkeypatch.setattr(Agreement, "score", lambda self, found: next(scores))
+    monkeypatch.setattr(Agreement, "score", lambda self, before: next(scores))
     kept = {}
     check = Adaptation._check
 
@@ -238,10 +238,25 @@ def test_consistency_of_the_plain_model_is_what_adaptation_starts_from():
     assert found == tiny_provider(None).consistency(load_settings(sets=["device=cpu"]).options, TWO, tiles, None)
 
 
-def test_a_class_that_is_gone_counts_as_nothing():
-    agreement = Agreement(np.array([50, 0]), np.array([100, 0]), np.array([60, 0]))
-    assert agreement.score(np.array([True, True])) == 0.25
-    assert agreement.score(np.array([True, False])) == 0.5
+def agreed(both, either, plain):
+    return Agreement(*(np.array(counts) for counts in (both, either, plain)))
+
+
+def test_a_class_that_is_gone_grew_or_shrank_counts_less_and_one_that_was_not_there_nothing():
+    before = agreed([50, 60, 0], [100, 100, 0], [60, 80, 0])
+    assert before.score(before) == pytest.approx(0.55)
+    assert agreed([50, 0, 0], [100, 0, 0], [60, 0, 0]).score(before) == pytest.approx(0.25)
+    assert agreed([50, 60, 9], [100, 100, 9], [120, 80, 9]).score(before) == pytest.approx((0.25 + 0.6) / 2)
+    assert agreed([50, 60, 0], [100, 100, 0], [30, 80, 0]).score(before) == pytest.approx((0.25 + 0.6) / 2)
+
+
+@given(st.integers(1, 5), st.integers(0, 99))
+def test_saying_yes_everywhere_is_no_better_than_saying_nothing_new(classes, seed):
+    rng = np.random.default_rng(seed)
+    plain = rng.integers(1, 1000, classes)
+    before = agreed(plain // 2, plain, plain)
+    everywhere = np.full(classes, 100_000)
+    assert agreed(everywhere, everywhere, everywhere).score(before) <= 0.01
 
 
 @pytest.mark.parametrize(("count", "share", "held"), [(2, 0.2, 1), (10, 0.2, 2), (100, 0.25, 25)])

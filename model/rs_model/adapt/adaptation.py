@@ -57,13 +57,13 @@ class Adaptation:
         self._train, self._held = train, HeldOut(tiles, held.tolist(), settings.seed, self.device)
         # The student's own start must not hang on what was computed before.
         torch.manual_seed(settings.seed)
-        agreement = self._held.agreement(model, None, prompts, self._precision())
-        self._found = check_found(agreement, names)
+        self._before = self._held.agreement(model, None, prompts, self._precision())
+        check_found(self._before, names)
         self.adapter = Adapter(model, settings)
         self.objective = Objective(self.adapter, settings)
         self.optimizer = self._optimizer()
         resumed = read_state(checkpoint, made_by, self.device)
-        self.state = resumed or self._fresh(made_by, agreement.score(self._found))
+        self.state = resumed or self._fresh(made_by, self._before.score(self._before))
         self._losses: list[dict[str, float]] = []
         if resumed is not None:
             self._restore(resumed)
@@ -168,7 +168,7 @@ class Adaptation:
             agreement = self._held.agreement(self.adapter.model, self.adapter.alignment, self.prompts, self._precision())
         self.adapter.alignment.warmth = warmth
         means = {name: float(np.mean([losses[name] for losses in self._losses])) for name in self.objective.active}
-        row = {"step": float(state.step), "consistency": agreement.score(self._found)} | {
+        row = {"step": float(state.step), "consistency": agreement.score(self._before)} | {
             f"loss.{name}": value for name, value in means.items()
         }
         self._losses.clear()

@@ -124,11 +124,11 @@ def consistency(
     half = options.dtype == "bfloat16" or (options.dtype == "auto" and device.type == "cuda")
     precision = torch.autocast(device.type, torch.bfloat16, enabled=half)
     plain = held.agreement(model, None, prompts, precision)
-    found = check_found(plain, classes.names)
+    check_found(plain, classes.names)
     if options.adapter is None:
-        return plain.score(found)
+        return plain.score(plain)
     alignment = wear(model, options.adapter, info.weights_sha256, feedback=options.scoring.feedback)
-    return held.agreement(model, alignment, prompts, precision).score(found)
+    return held.agreement(model, alignment, prompts, precision).score(plain)
 
 
 @torch.no_grad()

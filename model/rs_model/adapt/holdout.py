@@ -1,7 +1,7 @@
 """Held-out consistency: does a model say the same of two views of tiles that it did not learn from.
 
-A model that says nothing anywhere is consistent, too. So a class that the unadapted model finds on these tiles has to be found still: one
-that is gone counts as 0.
+A model that says nothing anywhere is consistent, too, and so is one that says yes to everything. So a class that the unadapted model
+finds on these tiles has to be found still, on about as much ground: what it grew or shrank by counts against it, and one that is gone is 0.
 """
 
 from __future__ import annotations
@@ -38,9 +38,18 @@ class Agreement:
     plain: NDArray[np.int64]
     """(P,) pixels that the plain view does."""
 
-    def score(self, found: NDArray[np.bool_]) -> float:
-        """Mean intersection over union, 0…1, of the classes `found` (P,) by the unadapted model; one that is gone has 0."""
-        return float((self.both / np.maximum(self.either, 1))[found].mean())
+    def score(self, before: Agreement) -> float:
+        """Mean over the classes that the unadapted model finds, 0…1: intersection over union, times the smaller over the larger of the
+        areas that this model and the unadapted one map.
+
+        Parameters
+        ----------
+        before: of the unadapted model; of itself, the plain mean.
+        """
+        found = before.plain > 0
+        iou = self.both / np.maximum(self.either, 1)
+        kept = np.minimum(self.plain, before.plain) / np.maximum(np.maximum(self.plain, before.plain), 1)
+        return float((iou * kept)[found].mean())
 
 
 class HeldOut:
@@ -76,18 +85,16 @@ def _pixels(maps: Tensor) -> NDArray[np.int64]:
     return np.asarray(maps.sum((1, 2)).cpu().numpy(), np.int64)
 
 
-def check_found(agreement: Agreement, names: Sequence[str]) -> NDArray[np.bool_]:
-    """Which classes the unadapted model finds, (P,) bool.
+def check_found(agreement: Agreement, names: Sequence[str]) -> None:
+    """Refuse tiles on which the unadapted model finds nothing.
 
     Raises
     ------
-    TrainingError: none: there is nothing to be consistent about.
+    TrainingError: there is nothing to be consistent about.
     """
-    found = np.asarray(agreement.plain > 0)
-    if not found.any():
+    if not agreement.plain.any():
         fix = "Adapt to an area that holds these classes, or to other classes."
         raise TrainingError(f"held-out tiles on which the model finds one of {', '.join(names)}", "none", fix)
-    return found
 
 
 def split_tiles(footprints: Sequence[Box], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
