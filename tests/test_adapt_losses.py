@@ -50,6 +50,16 @@ def test_a_student_that_agrees_is_left_alone():
     assert student.grad.abs().max() < 1e-6
 
 
+def test_a_few_pixels_of_a_class_weigh_as_much_as_all_others():
+    teacher, student = torch.full((1, 10, 10), 0.01), torch.full((1, 10, 10), 0.5)
+    teacher[0, 0, 0] = 0.99
+    valid = torch.ones_like(teacher, dtype=torch.bool)
+    wrong_there, wrong_elsewhere = student.clone(), student.clone()
+    wrong_there[0, 0, 0], wrong_elsewhere[0, 5, 5] = 0.1, 0.9
+    loss = MaskConsistencyLoss(0.8)
+    assert loss(wrong_there, teacher, valid) > 1.5 * loss(wrong_elsewhere, teacher, valid) > 1.5 * loss(student, teacher, valid)
+
+
 def test_pixels_that_were_not_seen_teach_nothing():
     student = torch.full((1, 2, 2), 0.5, requires_grad=True)
     MaskConsistencyLoss(0.8)(student, torch.ones(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.bool)).backward()

@@ -23,6 +23,8 @@ from rs_pipeline.errors import TrainingError
 
 _EDGE = 1e-6
 """Of a tile's side: neighbours without overlap meet by rounding alone."""
+FREE_AREA = 0.9
+"""An area may grow or shrink to so much of the other without counting against a class: the better map has seldom the very same one."""
 MAPPED = 0.5
 """Least probability of a pixel that counts as the class."""
 
@@ -39,8 +41,8 @@ class Agreement:
     """(P,) pixels that the plain view does."""
 
     def score(self, before: Agreement) -> float:
-        """Mean over the classes that the unadapted model finds, 0…1: intersection over union, times the smaller over the larger of the
-        areas that this model and the unadapted one map.
+        """Mean over the classes that the unadapted model finds, 0…1: intersection over union; less where this model and the unadapted
+        one map areas of which the smaller is less than `FREE_AREA` of the larger.
 
         Parameters
         ----------
@@ -49,7 +51,7 @@ class Agreement:
         found = before.plain > 0
         iou = self.both / np.maximum(self.either, 1)
         kept = np.minimum(self.plain, before.plain) / np.maximum(np.maximum(self.plain, before.plain), 1)
-        return float((iou * kept)[found].mean())
+        return float((iou * np.minimum(kept / FREE_AREA, 1))[found].mean())
 
 
 class HeldOut:

@@ -24,9 +24,9 @@ RANK_MARGIN = 0.1
 class MaskConsistencyLoss(nn.Module):
     """L_seg: the student, shown another view, is to say what the teacher says where the teacher is sure.
 
-    KL(teacher ‖ student) over the pixels to which the teacher gives a probability of at least `sure`, or at most 1 - `sure`, each weighing
-    the same: 0 where the two agree. Pseudo-labels that are rounded to 0 and 1 pull at a student that agrees already, and what is sure to be
-    there weighing as much as what is sure not to lets every class grow (decision 35).
+    KL(teacher ‖ student) over the pixels to which the teacher gives a probability of at least `sure`, or at most 1 - `sure`; each kind
+    weighs half, or what is not there would outweigh what is, and classes would vanish. It is 0 where the two agree: pseudo-labels that are
+    rounded to 0 and 1 pull at a student that agrees already (decision 35).
     """
 
     def __init__(self, sure: float = 0.8) -> None:
@@ -42,9 +42,9 @@ class MaskConsistencyLoss(nn.Module):
         valid: (B, H, W) bool, pixels that were seen in both views.
         """
         p, t = (probability.float().clamp(1e-6, 1 - 1e-6) for probability in (student, teacher.detach()))
-        sure = ((t >= self.sure) | (t <= 1 - self.sure)) & valid
         apart = t * (t.log() - p.log()) + (1 - t) * ((1 - t).log() - (1 - p).log())
-        return (apart * sure).sum() / sure.sum().clamp(min=1)
+        kinds = (t >= self.sure) & valid, (t <= 1 - self.sure) & valid
+        return torch.stack([(apart * kind).sum() / kind.sum().clamp(min=1) for kind in kinds]).mean()
 
 
 class PatchImportanceLoss(nn.Module):
