@@ -178,7 +178,7 @@ class Adaptation:
         state.own = {name: parameter.detach().clone() for name, parameter in self.adapter.parameters().items()}
         state.optimizer = self.optimizer.state_dict()
         write_state(self._path, state)
-        said = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        said = ", ".join(f"{name} {value:.3g}" for name, value in means.items())
         reporter.note(f"step {state.step}: held-out consistency {row['consistency']:.4f} (unadapted {state.before:.4f}); {said}")
 
 
