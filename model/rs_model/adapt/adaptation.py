@@ -31,7 +31,7 @@ class Adaptation:
 
     Parameters
     ----------
-    model: on its device; it wears the adapter until `close`.
+    model: on its device; it wears the adapter from then on.
     prompts: one per class, encoded.
     made_by: base, classes, settings and tiles, JSON form; a checkpoint of anything else is refused.
     checkpoint: its file.
