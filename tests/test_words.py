@@ -18,10 +18,12 @@ from rs_model.phrases import (
     training_phrase,
 )
 from rs_model.pieces import END, PAD, SEQUENCE_LENGTH, START, UNKNOWN, Tokenizer, normal
+from rs_model.recipe import read_recipe
 from rs_model.text_training import MEANINGS, draw_phrases, measure_text, new_reader, pretrain_text, read_text, resolved_share, text_loss
 from rs_model.words import SYNONYMS
 
 from rs_pipeline.classes import Class, ClassSet
+from rs_pipeline.config import configs_folder
 from rs_pipeline.errors import SegmenterError
 from rs_pipeline.segmenter import ModelInfo
 from rs_pipeline.unfamiliar import describe_unfamiliar
@@ -288,9 +290,19 @@ def test_a_reading_does_not_hang_on_what_else_is_read(tokenizer):
 
 @pytest.mark.slow
 def test_four_of_five_held_out_phrases_get_their_meaning_and_so_many_strange_ones_none(tokenizer):
+    recipe = read_recipe(configs_folder() / "train" / "rs-tiny.yaml", None)
     encode, parameters = text_encoder(Architecture(), tokenizer)
-    reader = new_reader(Architecture().width, 7)
-    pretrain_text(encode, reader, parameters, tokenizer, seed=7, steps=1500, phrases=128, learning_rate=0.002)
+    reader, text = new_reader(Architecture().width, recipe.seed), recipe.text
+    pretrain_text(
+        encode,
+        reader,
+        parameters,
+        tokenizer,
+        seed=recipe.seed,
+        steps=text.steps,
+        phrases=text.phrases,
+        learning_rate=text.learning_rate,
+    )
     named, strange = resolved_share(measure_text(encode, reader, tokenizer))
     assert named >= 0.8
     assert strange >= 0.8

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rs_model.adapt.alignment import Alignment
 from rs_model.adapt.losses import QueryDistillLoss, TextImageContrast
-from rs_model.adapt.low_rank import LowRank, add_low_rank, merge_low_rank, remove_low_rank
+from rs_model.adapt.low_rank import LowRank, add_low_rank, merge_low_rank
 from rs_model.adapt.parts import Model, low_rank_layers, neck_parameters, width_of
 from rs_pipeline.adapt_settings import AdaptSettings
 from rs_pipeline.errors import SegmenterError
@@ -88,16 +88,6 @@ class Adapter:
         finally:
             for name, parameter in parameters.items():
                 parameter.data = own[name]
-
-    def take_off(self) -> None:
-        """The model as it was, bit for bit."""
-        remove_low_rank(self.model, self.low_rank)
-        with torch.no_grad():
-            for name, parameter in self.neck.items():
-                parameter.copy_(self._neck_was[name])
-        for layer in getattr(self.model.backbone, "layers", ()):
-            vars(layer).pop("forward", None)
-        self.model.requires_grad_(False)
 
 
 def put_on(model: Model, settings: AdaptSettings, tensors: Mapping[str, Tensor], *, feedback: bool = True) -> Alignment:

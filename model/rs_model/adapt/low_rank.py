@@ -36,13 +36,6 @@ def add_low_rank(root: nn.Module, names: Mapping[str, nn.Linear], rank: int, sca
     return added
 
 
-def remove_low_rank(root: nn.Module, added: Mapping[str, LowRank]) -> None:
-    """Puts the plain layers back."""
-    for name, module in added.items():
-        parent, _, last = name.rpartition(".")
-        setattr(root.get_submodule(parent), last, module.base)
-
-
 @torch.no_grad()
 def merge_low_rank(layer: nn.Linear, down: Tensor, up: Tensor, scale: float) -> None:
     """Adds what was learned to the layer's own weights, in place: it costs nothing from then on."""
