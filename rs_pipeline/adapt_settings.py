@@ -135,6 +135,7 @@ class AdaptSettings(Section):
     batch: Count
     crop_px: Annotated[int, Field(ge=64)] | None
     learning_rate: Positive
+    added_learning_rate: Positive
     weight_decay: NotNegative
     clip_norm: Positive
     warmup: Share

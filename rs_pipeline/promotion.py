@@ -1,4 +1,4 @@
-"""An archive's model adapted to its newest items: tried, compared with the current adapter, and promoted only when better."""
+"""An archive's model adapted to its newest items: tried, compared with the current adapter, and promoted only when more consistent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _EPOCH = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 def adapt_archive(archive: Archive, reporter: Reporter, do: Do = lambda _, stage: stage()) -> dict[str, Any]:
-    """One trial: adapt to the newest items, compare on the held-out ones, promote the better.
+    """One trial: adapt to the newest items, compare on the held-out ones, promote the more consistent.
 
     What is compared is held-out consistency (`rs_pipeline.adaptation.Adaptable.consistency`) on items that no trial learns from, always
     the same ones. A trial that fails is entered, too, and changes nothing.

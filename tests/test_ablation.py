@@ -11,6 +11,8 @@ import yaml
 from adapting import NoiseTiles, Notes
 from PIL import Image
 from rs_model.adapt.ground import ground
+from rs_model.labels import CLASSES, IGNORE
+from rs_model.places import PLACES
 from rs_model.scenes import DUBAI_COLOURS
 from typer.testing import CliRunner
 
@@ -259,8 +261,17 @@ def test_the_proving_ground_gives_images_to_adapt_to_and_scores_what_is_labelled
     assert counts.counts.sum() == 5 * 3600
 
 
+def test_generated_scenes_are_places_too_and_their_quarters_count_as_images(tmp_path):
+    place, generated = ground(tmp_path), next(each for each in PLACES if each.name == "generated, test")
+    assert len(place.tiles(["generated/test"], 512)) == 12
+    judged = place.judge(Right(), "generated/test", 512)
+    assert (judged.classes, len(judged.images)) == (CLASSES, 12)
+    assert sum(counts.counts.sum() for counts in judged.images) == sum((scene.codes != IGNORE).sum() for scene in generated.read(tmp_path))
+    assert place.digest("generated/test") != place.digest("generated/calibration")
+
+
 def test_an_unknown_place_is_named(dubai):
-    with pytest.raises(ConfigError, match=r"dubai/3.*|dubai/1"):
+    with pytest.raises(ConfigError, match=r"a place \(dubai/1, .*banepa/south-east.*generated/test.*'dubai/3'"):
         ground(dubai).tiles(["dubai/3"], 64)
     with pytest.raises(ConfigError, match="a folder of data sets"):
         module.find_ground(dubai / "nowhere")

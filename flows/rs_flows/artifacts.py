@@ -58,7 +58,7 @@ def publish_trial(trial: dict[str, Any]) -> None:
     """What became of a new adapter, as a table and in words; for want of a server, nothing."""
     scores = trial["consistency"]
     rows = [{"adapter": name, "held-out consistency": scores[name]} for name in ("new", "current", "plain")]
-    verdict = trial["error"] or ("promoted" if trial["promoted"] else "kept the current one: the new one is not better")
+    verdict = trial["error"] or ("promoted" if trial["promoted"] else "kept the current one: the new one is not more consistent")
     words = f"Trial {trial['number']}: {verdict}\n\nLearned from {', '.join(trial['items'])}\n\n`{trial['adapter']}`"
 
     def show() -> None:

@@ -54,7 +54,7 @@ def adapt_command(
     flow: Annotated[bool, typer.Option("--flow", help="As a Prefect flow run, with artifacts.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Adapt the archive's model to its newest items, and promote the adapter where it is better than the current one.
+    """Adapt the archive's model to its newest items, and promote the adapter where it is more consistent than the current one.
 
     Exit codes: 0 done, promoted or not; 1 error, or no adapter came of it; 2 usage.
     """
@@ -111,7 +111,7 @@ def _print_trial(trial: dict[str, Any]) -> None:
     scores = ", ".join(f"{name} {'-' if score is None else f'{score:.4f}'}" for name, score in trial["consistency"].items())
     console.print(f"trial {trial['number']}: consistency on {', '.join(trial['held_out'])}: {scores}", soft_wrap=True)
     console.print(
-        trial["error"] or f"{'promoted' if trial['promoted'] else 'not better, kept the current one'}: {trial['adapter']}", soft_wrap=True
+        trial["error"] or f"{'promoted' if trial['promoted'] else 'not more consistent, kept the current one'}: {trial['adapter']}", soft_wrap=True
     )
 
 

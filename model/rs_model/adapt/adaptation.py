@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rs_model.adapt.adapter import Adapter
+from rs_model.adapt.adapter import ALIGN, NECK, Adapter
 from rs_model.adapt.checkpoint import State, read_state, write_state
 from rs_model.adapt.holdout import HeldOut, check_found, split_tiles
 from rs_model.adapt.objective import Objective
@@ -74,10 +74,12 @@ class Adaptation:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
     def _optimizer(self) -> torch.optim.AdamW:
-        """CMA has a learning rate of its own; biases and single numbers do not decay."""
+        """The model's own weights learn slowly, what starts as nothing faster, CMA as it says; biases and single numbers do not decay."""
         s, groups = self.settings, []
         for name, parameter in self.adapter.parameters().items():
-            top = s.align.cross_modal.learning_rate if ".cross_modal." in name else s.learning_rate
+            top = s.learning_rate if name.startswith(f"{NECK}.") else s.added_learning_rate
+            if name.startswith(f"{ALIGN}.cross_modal."):
+                top = s.align.cross_modal.learning_rate
             groups.append({"params": [parameter], "top": top, "lr": top, "weight_decay": s.weight_decay if parameter.ndim > 1 else 0.0})
         return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 

@@ -1,4 +1,4 @@
-"""The places of ablations (`rs_pipeline.ablation.ProvingGround`): tiles of Dubai by number, quarters of Banepa by name."""
+"""The places of ablations (`rs_pipeline.ablation.ProvingGround`): tiles of Dubai by number, quarters of Banepa and generated scenes by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rs_model.labels import CLASSES, IGNORE
 from rs_model.places import PLACES, Place
-from rs_model.scenes import BANEPA_QUARTERS, DUBAI_TILES, Scene, Split, read_dubai_tiles
+from rs_model.scenes import DUBAI_TILES, Scene, Split, read_dubai_tiles
 from rs_model.score import NO_TRUTH, Scores, all_classes, labels_of, predict, truth_of
 from rs_pipeline.ablation import Judged
 from rs_pipeline.adaptation import Box
@@ -19,10 +19,14 @@ from rs_pipeline.errors import ConfigError
 from rs_pipeline.metrics import confusion
 from rs_pipeline.segmenter import Segmenter
 
+_NAMED = ("Banepa", "generated")
+"""What the names of places begin with that go by a name: `banepa/south-east`, `generated/test`."""
 _APART = 10**6
 """Between the left edges of images, pixels."""
 CHIP_PX = 133
 """Side of a part of Banepa that counts as an image of its own, as its chips are one: 512 drone pixels at 0.5 m."""
+GENERATED_PART_PX = 512
+"""Side of a part of a generated scene that counts as an image of its own, a quarter: three scenes would be too few to draw from."""
 
 
 class ScenesAsTiles:
@@ -85,8 +89,8 @@ class Ground:
         return digest.hexdigest()
 
     def judge(self, segmenter: Segmenter, place: str, tile_px: int) -> Judged:
-        """All five classes are asked for. Dubai: the likeliest of them, no threshold, an image after another. Banepa: buildings, at their
-        threshold, a chip after another.
+        """All five classes are asked for. Dubai and generated scenes: the likeliest of them, no threshold, an image after another, or a
+        quarter of a scene. Banepa: buildings, at their threshold, a chip after another.
         """
         asked, known, images = all_classes(), _place_of(place), []
         for scene in self._read(place):
@@ -127,9 +131,9 @@ def _place_of(place: str) -> Place:
     kind, _, name = place.partition("/")
     if kind == "dubai" and name.isdigit() and int(name) in _dubai_tiles():
         return next(each for each in PLACES if each.classes == CLASSES)
-    held = {f"banepa/{quarter}": split for split, quarter in BANEPA_QUARTERS.items() if split != "train"}
+    held = {each.name.lower().replace(", ", " ").replace(" ", "/", 1): each for each in PLACES if each.name.startswith(_NAMED)}
     if place in held:
-        return next(each for each in PLACES if each.name == f"Banepa {name}")
+        return held[place]
     known = ", ".join([*(f"dubai/{tile}" for tile in sorted(_dubai_tiles())), *sorted(held)])
     raise ConfigError(f"a place ({known})", repr(place), "Choose one in the grid.")
 
@@ -149,7 +153,7 @@ def _as_one(values: NDArray[np.uint8], place: Place) -> NDArray[np.uint8]:
 def _parts(scene: Scene, place: Place) -> Iterator[tuple[slice, slice]]:
     """What counts as an image: all of it, or its chips that have a truth."""
     height, width = scene.codes.shape
-    side = max(height, width) if len(place.classes) > 1 else CHIP_PX
+    side = CHIP_PX if len(place.classes) == 1 else GENERATED_PART_PX if place.name.startswith("generated") else max(height, width)
     for top in range(0, height, side):
         for left in range(0, width, side):
             part = np.s_[top : top + side, left : left + side]
