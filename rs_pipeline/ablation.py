@@ -17,7 +17,7 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 from pydantic import Field, ValidationError
 
-from rs_pipeline.adapt_settings import load_adapt_settings
+from rs_pipeline.adapt_settings import AdaptSettings, default_config, load_adapt_settings
 from rs_pipeline.adaptation import AdaptRequest, UnlabelledTiles, as_adaptable
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.config import RunSettings, bad_value, load_settings, read_yaml
@@ -38,6 +38,9 @@ RESULT_FORMAT = 1
 
 class ProvingGround(Protocol):
     """Places with imagery to adapt to, and places with labels to score on."""
+
+    classes: tuple[str, ...]
+    """What a model is asked for when it is judged."""
 
     def tiles(self, places: Sequence[str], tile_px: int) -> UnlabelledTiles:
         """Images of some places, without their labels.
@@ -87,7 +90,7 @@ class AblationSettings(Section):
     score_on: Annotated[tuple[str, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     base: dict[str, Any]
-    """Laid over `configs/adapt/default.yaml`."""
+    """Laid over the settings that fit the model, as `rs-seg adapt` takes them."""
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
 
 
@@ -149,12 +152,15 @@ class Ablation:
         self.settings, self.ground, self.out = settings, ground, out
         self.provider = find_provider(settings.model)
         self.info: ModelInfo = self.provider.info()
+        if set(settings.classes) != set(ground.classes):  # what an adapter was not made for, it must not be judged by
+            fix = "Name them in the grid."
+            raise ConfigError(f"the classes that models are judged by ({', '.join(ground.classes)})", ", ".join(settings.classes), fix)
         self.classes: ClassSet = load_vocabulary("default").class_set(settings.classes)
         # All rows are read before the first is computed: the last one's spelling should not cost a night.
         self._runs = {row.name: self._run_of(row) for row in settings.rows}
         self._adapting = {row.name: self._rows_of(row) for row in settings.rows if row.adapt is not None}
         for rows in self._adapting.values():
-            load_adapt_settings(rows=rows)
+            self._settings_of(rows)
         if self._adapting:
             as_adaptable(self.provider, settings.model)
         self._tiles: UnlabelledTiles | None = None
@@ -170,6 +176,9 @@ class Ablation:
 
     def _rows_of(self, row: Row) -> list[Mapping[str, Any]]:
         return [self.settings.base, row.adapt or {}]
+
+    def _settings_of(self, rows: Sequence[Mapping[str, Any]]) -> AdaptSettings:
+        return load_adapt_settings(default_config(self.settings.model), rows=rows)
 
     def run(self, reporter: Reporter) -> list[Result]:
         """All rows with all seeds, in order.
@@ -204,7 +213,7 @@ class Ablation:
         return result
 
     def _key(self, rows: Sequence[Mapping[str, Any]], settings: RunSettings) -> str:
-        adapting = load_adapt_settings(rows=rows).model_dump(mode="json") if rows else None
+        adapting = self._settings_of(rows).model_dump(mode="json") if rows else None
         options = settings.options
         facts = {
             "format": RESULT_FORMAT,
@@ -230,7 +239,7 @@ class Ablation:
 
     def _adapt(self, rows: Sequence[Mapping[str, Any]], out: Path, reporter: Reporter) -> dict[str, Any]:
         """Without the guard: what hurts is to be seen, too."""
-        request = AdaptRequest(self.classes, load_adapt_settings(rows=rows), out.absolute(), "auto", None, resume=True, guarded=False)
+        request = AdaptRequest(self.classes, self._settings_of(rows), out.absolute(), "auto", None, resume=True, guarded=False)
         return as_adaptable(self.provider, self.settings.model).adapt(request, self._adapt_tiles(), reporter)
 
 

@@ -88,7 +88,12 @@ class ArchiveTiles:
         return self._read(*self._kept[index])
 
     def footprint(self, index: int) -> Box:
-        """In degrees."""
+        """In degrees, all within half a turn of the first: beyond ±180 where they lie across the antimeridian."""
+        west, south, east, north = self._in_degrees(index)
+        turns = 360 * round((self._in_degrees(0)[0] - west) / 360)
+        return west + turns, south, east + turns + (360 if east < west else 0), north
+
+    def _in_degrees(self, index: int) -> Box:
         k, tile = self._kept[index]
         grid = self._imagery[k].plan.grid
         there = Transformer.from_crs(grid.crs, LON_LAT, always_xy=True)

@@ -12,54 +12,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from rs_pipeline.adapters import AdapterShape
 from rs_pipeline.config import bad_value, configs_folder, overlay, parse_set, read_yaml
 from rs_pipeline.errors import ConfigError
 from rs_pipeline.options import Count, NotNegative, Positive, Section, Share
 from rs_pipeline.segmenter import model_kind
-
-Learned = Literal["fixed", "learnable"]
-
-
-class TrainSettings(Section):
-    """What of the model itself is trained."""
-
-    low_rank: Annotated[int, Field(ge=0)]
-    low_rank_scale: Positive
-    neck: bool
-
-
-class AlignmentSettings(Section):
-    """A module in which image tokens ask the text: SSA-lite or decoder alignment."""
-
-    use: bool
-    temperature: Learned
-    gate: Learned
-    start: Positive
-
-
-class CrossModalSettings(Section):
-    """CMA."""
-
-    use: bool
-    top_tokens: Count
-    start: Positive
-    learning_rate: Positive
-
-
-class FeedbackSettings(Section):
-    """Feedback module."""
-
-    use: bool
-    hidden: Count
-
-
-class AlignSettings(Section):
-    """The alignment modules."""
-
-    encoder: AlignmentSettings
-    decoder: AlignmentSettings
-    cross_modal: CrossModalSettings
-    feedback: FeedbackSettings
 
 
 class ConsistencySettings(Section):
@@ -127,11 +84,11 @@ class LossSettings(Section):
         return tuple(name for name in type(self).model_fields if getattr(self, name).weight > 0)
 
 
-class AdaptSettings(Section):
+class AdaptSettings(AdapterShape):
     """`configs/adapt/default.yaml` says what each means."""
 
     seed: Annotated[int, Field(ge=0)]
-    steps: Count
+    steps: Count | None
     batch: Count
     crop_px: Annotated[int, Field(ge=64)] | None
     learning_rate: Positive
@@ -147,8 +104,6 @@ class AdaptSettings(Section):
     seen_share: Share
     check_every: Count
     patience: Count
-    train: TrainSettings
-    align: AlignSettings
     losses: LossSettings
 
     @model_validator(mode="after")
@@ -161,9 +116,8 @@ class AdaptSettings(Section):
     @model_validator(mode="after")
     def _what_is_trained_hears_of_a_loss(self) -> Self:
         a = self.align
-        reads_masks_alone = not (self.train.low_rank or self.train.neck or a.encoder.use or a.cross_modal.use or a.feedback.use)
-        if reads_masks_alone and not self.losses.consistency.weight:
-            raise ValueError("losses.consistency, the one loss that align.decoder can lower by itself")
+        if a.decoder.use and not self.losses.consistency.weight:
+            raise ValueError("losses.consistency, the one loss that align.decoder can lower, or align.decoder.use false")
         return self
 
 

@@ -6,18 +6,70 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.errors import SegmenterError
-from rs_pipeline.options import AdapterFile
+from rs_pipeline.options import AdapterFile, Count, Positive, Section
+
+Learned = Literal["fixed", "learnable"]
 
 KIND = "rs-seg adapter"
 FORMAT = 1
 """Raised whenever older files mean something else."""
 _FIX = "Point --adapter at a file that `rs-seg adapt` wrote."
+
+
+class TrainSettings(Section):
+    """What of the model itself is trained."""
+
+    low_rank: Annotated[int, Field(ge=0)]
+    low_rank_scale: Positive
+    neck: bool
+
+
+class AlignmentSettings(Section):
+    """A module in which image tokens ask the text: SSA-lite or decoder alignment."""
+
+    use: bool
+    temperature: Learned
+    gate: Learned
+    start: Positive
+
+
+class CrossModalSettings(Section):
+    """CMA."""
+
+    use: bool
+    top_tokens: Count
+    start: Positive
+    learning_rate: Positive
+
+
+class FeedbackSettings(Section):
+    """Feedback module."""
+
+    use: bool
+    hidden: Count
+
+
+class AlignSettings(Section):
+    """The alignment modules."""
+
+    encoder: AlignmentSettings
+    decoder: AlignmentSettings
+    cross_modal: CrossModalSettings
+    feedback: FeedbackSettings
+
+
+class AdapterShape(Section):
+    """What of the settings says which tensors an adapter has, and how they are put on a model; the rest is history."""
+
+    train: TrainSettings
+    align: AlignSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +83,7 @@ class AdapterFacts:
     classes: dict[str, tuple[str, ...]]
     """Prompts of each class it was made for."""
     settings: dict[str, Any]
+    shape: AdapterShape
     data_sha256: str
     """Digest of the tiles it learned from."""
     history: dict[str, Any]
@@ -50,7 +103,10 @@ def read_facts(path: Path) -> AdapterFacts:
         facts: dict[str, Any] = json.loads(header or "{}")
         _check_format(facts)
         classes = {str(name): tuple(prompts) for name, prompts in facts["classes"].items()}
-        return AdapterFacts(path, facts["model"], facts["base_sha256"], classes, facts["settings"], facts["data_sha256"], facts["history"])
+        settings = facts["settings"]
+        shape = AdapterShape.model_validate({part: settings[part] for part in AdapterShape.model_fields})
+        made_for = facts["model"], facts["base_sha256"], classes
+        return AdapterFacts(path, *made_for, settings, shape, facts["data_sha256"], facts["history"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SegmenterError("an adapter file", f"{path} ({reason})", _FIX) from error

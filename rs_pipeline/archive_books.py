@@ -44,7 +44,7 @@ class AdapterBooks:
         """
         path = self.folder / _HISTORY
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line] if path.is_file() else []
         except (OSError, ValueError) as error:
             raise _damaged(path, error) from error
 
@@ -59,10 +59,10 @@ class AdapterBooks:
 
     def enter(self, trial: dict[str, Any]) -> None:
         """A trial, promoted where its `promoted` is true; in the history first, so that no later one is called as it is."""
-        lines = [json.dumps(entry, ensure_ascii=False) for entry in (*self.history(), trial)]
+        lines = [json.dumps(entry) for entry in (*self.history(), trial)]
         self._write(_HISTORY, "\n".join(lines) + "\n")
         if trial["promoted"]:
-            self._write(_CURRENT, json.dumps(trial, ensure_ascii=False))
+            self._write(_CURRENT, json.dumps(trial))
 
     def _read(self, name: str) -> Any:
         path = self.folder / name

@@ -151,7 +151,8 @@ class Adapting(Provider):
             raise TrainingError("held-out consistency that does not get worse", str(good), "Lower learning_rate.")
         history = {"consistency_before": 0.1, "consistency": good, "best_step": 1, "steps": 2}
         facts = {
-            "kind": "rs-seg adapter", "format": 1, "model": "fake", "base_sha256": self.info().weights_sha256, "settings": {},
+            "kind": "rs-seg adapter", "format": 1, "model": "fake", "base_sha256": self.info().weights_sha256,
+            "settings": request.settings.model_dump(mode="json"),
             "classes": {c.name: list(c.prompts) for c in request.classes}, "data_sha256": tiles.digest, "history": history,
         }  # fmt: skip
         save_file({"good": np.array([good])}, request.out, {"rs-seg": json.dumps(facts)})

@@ -48,6 +48,8 @@ def counts(hits, misses):
 class Ground:
     """Six images; the model that wears an adapter is right more often."""
 
+    classes = ("road", "water")
+
     def __init__(self):
         self.judged = 0
 
@@ -115,6 +117,18 @@ def test_rows_are_adapted_without_the_guard(grid, tmp_path, monkeypatch):
     assert [request.guarded for request in seen] == [False, False]
     assert [request.settings.seed for request in seen] == [1, 2]
     assert {request.settings.steps for request in seen} == {3}
+
+
+def test_a_model_is_adapted_with_the_settings_that_fit_it(grid, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "default_config", lambda model: "sam3")
+    ablation = Ablation(grid(), Ground(), tmp_path / "out")
+    found = ablation._settings_of(ablation._adapting["adapted"])
+    assert (found.crop_px, found.checkpointing, found.steps) == (None, True, 3)
+
+
+def test_classes_that_nothing_is_judged_by_are_refused(grid, tmp_path):
+    with pytest.raises(ConfigError, match=r"judged by \(road, water\); got road, building"):
+        Ablation(grid(classes=["road", "building"]), Ground(), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

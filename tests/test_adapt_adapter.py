@@ -229,7 +229,7 @@ def test_cma_reads_the_top_text_tokens_alone():
 def test_cmas_gate_closes_where_the_mask_is_sure_of_nothing_there():
     cross, x, said = CrossModal(16), tokens(), text()
     cross.out.weight.normal_()
-    cross.out.bias.zero_()
+    cross.out.bias.fill_(0.3)
     closed = torch.full(x.shape[:2], -1e4)
     assert torch.equal(cross.gated(x, said, closed), x)
     half = cross.gated(x, said, torch.zeros(x.shape[:2])) - x

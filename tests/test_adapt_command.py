@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from adapting import settings as adapting
 from conftest import random_pixels
+from pyproj import Transformer
 from typer.testing import CliRunner
 
 from rs_pipeline.adapt import read_tiles
@@ -165,6 +166,22 @@ def test_what_cannot_be_adapted_is_one_clear_line(make_scene, tmp_path, good, ar
     assert result.exception.exit_code == code
     assert message in str(result.exception)
     assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_tiles_on_either_side_of_the_antimeridian_are_neighbours(make_scene, settings_for, good):
+    east = Transformer.from_crs("EPSG:4326", "EPSG:32660", always_xy=True).transform(180, 10)
+    pixels = random_pixels(128, 512)
+    scene = make_scene(pixels=pixels, crs="EPSG:32660", origin=(east[0] - 128, east[1]))
+    settings = settings_for(scene, model=FAKE, classes=BOTH, tile_px=128, overlap_px=32)
+    tiles = read_tiles(settings, load_adapt_settings(), find_provider(FAKE).info(), Silent())
+    boxes = np.array([tiles.footprint(i) for i in range(len(tiles))])
+    widths = boxes[:, 2] - boxes[:, 0]
+    assert len(boxes) >= 5
+    assert (widths > 0).all()
+    assert widths.max() < 0.001
+    assert np.ptp(boxes[:, 0]) < 0.01
+    shared = np.minimum(boxes[1:, 2], boxes[:-1, 2]) - boxes[1:, 0]
+    assert (shared > 0).all()  # each lies over its neighbour
 
 
 @pytest.mark.parametrize("name", ["a", "a.bin", "a.v1"])

@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from rs_model.adapt import adaptation as training
 from rs_model.adapt.adaptation import Adaptation
+from rs_model.adapt.adapter import put_on
+from rs_model.adapt.command import encode_classes
+from rs_model.adapt.file import write_adapter
+from rs_model.adapt.forward import see
 from rs_model.adapt.holdout import Agreement, HeldOut, split_tiles
 from rs_model.adapt.views import Turn, draw_views
 from rs_model.provider import tiny_provider
+from rs_model.tiny import load_tiny
+from rs_model.weights import SHIPPED
 from safetensors.torch import load_file
 
 from rs_pipeline.adaptation import AdaptRequest
@@ -99,6 +105,20 @@ def test_an_adapter_that_made_consistency_worse_is_not_written(tmp_path, monkeyp
     assert "learning_rate" in str(caught.value)
 
 
+def test_what_was_refused_is_tried_again_with_other_settings(tmp_path, monkeypatch):
+    scores = iter([0.8, 0.7, 0.6, 0.8, 0.9, 0.9])
+    monkeypatch.setattr(Agreement, "score", lambda self, before: next(scores))
+    with pytest.raises(TrainingError, match="does not get worse"):
+        adapt(tmp_path / "a.safetensors")
+    made, _ = adapt(tmp_path / "a.safetensors", {"learning_rate": 0.001})
+    assert made["consistency"] == 0.9
+
+
+def test_without_a_number_of_steps_each_training_tile_counts_once(tmp_path, lenient):
+    made, _ = adapt(tmp_path / "a.safetensors", {"steps": None, "check_every": 100})
+    assert made["steps"] == 3  # six tiles, one held out, two to a step
+
+
 def test_the_most_consistent_adapter_is_written_and_training_ends_when_none_gets_better(tmp_path, monkeypatch):
     scores = iter([0.5, 0.6, 0.9, 0.8, 0.7, 0.6])
     monkeypatch.setattr(Agreement, "score", lambda self, before: next(scores))
@@ -134,6 +154,15 @@ def test_a_loss_that_is_not_finite_stops_it_and_the_last_checkpoint_stays(tmp_pa
     assert torch.load(tmp_path / "a.checkpoint.pt", weights_only=True)["step"] == 2
     made, _ = adapt(out, {"steps": 8})  # the same command goes on
     assert made["steps"] == 8
+
+
+def test_no_checkpoint_is_spoken_of_before_the_first(tmp_path, monkeypatch):
+    from rs_model.adapt.losses import PatchContrastLoss
+
+    monkeypatch.setattr(PatchContrastLoss, "forward", lambda self, tokens, *rest: tokens.sum() * torch.nan)
+    with pytest.raises(TrainingError, match="contrast is nan at step 0") as caught:
+        adapt(tmp_path / "a.safetensors")
+    assert "kept" not in str(caught.value)
 
 
 def test_a_checkpoint_of_another_adaptation_is_refused(tmp_path, lenient, monkeypatch):
@@ -177,7 +206,7 @@ def test_a_gradient_that_is_not_finite_spoils_nothing(tmp_path, lenient, monkeyp
         calls.append(1)
 
     monkeypatch.setattr(torch.autograd, "backward", explode)
-    with pytest.raises(TrainingError, match="finite gradients"):
+    with pytest.raises(TrainingError, match=r"finite gradients; got a norm of (inf|nan) at step 3, of consistency"):
         adapt(tmp_path / "a.safetensors", {"steps": 8})
     state = torch.load(tmp_path / "a.checkpoint.pt", weights_only=True)
     assert state["step"] == 2
@@ -236,6 +265,56 @@ def test_consistency_of_the_plain_model_is_what_adaptation_starts_from():
     found = tiny_provider(None).consistency(load_settings(sets=["device=cpu"]).options, TWO, tiles, None)
     assert 0 < found <= 1
     assert found == tiny_provider(None).consistency(load_settings(sets=["device=cpu"]).options, TWO, tiles, None)
+
+
+def options_with(path=None, *sets):
+    from rs_pipeline.config import load_settings
+
+    flags = {} if path is None else {"adapter": str(path)}
+    return load_settings(flags=flags, sets=["device=cpu", "refine.preset=none", "scoring.calibrated=false", *sets]).options
+
+
+def test_a_run_maps_with_an_adapter_what_the_adapted_model_saw(tmp_path, lenient):
+    out = tmp_path / "a.safetensors"
+    adapt(out, ALL_MODULES, ALL_LOSSES)
+    images = np.stack([NoiseTiles(side=128).read(i)[0] for i in range(2)])
+    valid = np.ones((2, 128, 128), bool)
+    sets = ("scoring.instances=false", "scoring.absent_below=0")
+    plain, worn = (tiny_provider(None).load(options_with(path, *sets), None).segment(images, valid, TWO) for path in (None, out))
+    model = load_tiny(SHIPPED).eval()
+    alignment = put_on(model, read_facts(out).shape, load_file(out))
+    with torch.no_grad():
+        seen = see(model, alignment, torch.from_numpy(images), encode_classes(model, TWO)).probability
+    np.testing.assert_allclose(worn, seen.view(2, 2, 128, 128), atol=1e-5)
+    assert np.abs(worn - plain).max() > 1e-3
+
+
+def test_an_adapter_that_spoils_the_maps_is_less_consistent(tmp_path, lenient, monkeypatch):
+    out = tmp_path / "a.safetensors"
+    adapt(out)
+    monkeypatch.undo()
+    spoiled = {name: value + 0.5 * torch.randn_like(value) if name.startswith("neck") else value for name, value in load_file(out).items()}
+    facts = read_facts(out)
+    made_for = {"model": facts.model, "base_sha256": facts.base_sha256, "classes": facts.classes, "settings": facts.settings}
+    write_adapter(tmp_path / "b.safetensors", {**made_for, "data_sha256": "0", "history": {}}, spoiled)
+    plain, worn = (
+        tiny_provider(None).consistency(options_with(path), TWO, NoiseTiles(), None) for path in (None, tmp_path / "b.safetensors")
+    )
+    assert worn < 0.9 * plain
+
+
+def test_an_adapter_outlives_settings_that_say_nothing_of_its_shape(tmp_path, lenient):
+    out, older, odd = (tmp_path / f"{name}.safetensors" for name in "abc")
+    adapt(out)
+    facts = read_facts(out)
+    made_for = {"model": facts.model, "base_sha256": facts.base_sha256, "classes": facts.classes, "data_sha256": "0", "history": {}}
+    write_adapter(older, {**made_for, "settings": {key: facts.settings[key] for key in ("train", "align")}}, load_file(out))
+    images, valid = NoiseTiles().read(0)[0][None], np.ones((1, 96, 96), bool)
+    first, second = (tiny_provider(None).load(options_with(path), None).segment(images, valid, TWO) for path in (out, older))
+    np.testing.assert_array_equal(first, second)
+    write_adapter(odd, {**made_for, "settings": {"train": facts.settings["train"]}}, load_file(out))
+    with pytest.raises(SegmenterError, match="an adapter file"):
+        read_facts(odd)
 
 
 def agreed(both, either, plain):

@@ -69,6 +69,15 @@ def test_the_newest_items_teach_and_the_held_out_ones_stay_the_same(archive, att
     assert (second["held_out"], second["items"]) == (["scenes/s_20240301"], ["scenes/new_20250101"])
 
 
+def test_the_book_takes_any_text(archive):
+    books = books_of(archive)
+    trials = [{"number": k, "promoted": k == 2, "error": "a\u2028b\u0085c\ud800 ü\nd"} for k in (1, 2)]
+    for trial in trials:
+        books.enter(trial)
+    assert books.history() == trials
+    assert books.current() == trials[1]
+
+
 def test_too_few_items_and_a_held_out_one_that_is_gone_are_told(archive, attempt, tmp_path):
     with pytest.raises(NoSceneError, match="3, of which 3"):
         attempt(0.6, adapt={"held_out": 3})

@@ -12,7 +12,9 @@ import typer
 def ablate_command(
     config: Annotated[Path, typer.Option(help="The grid, for example configs/ablate/losses.yaml.")],
     data: Annotated[Path, typer.Option(help="Folder of the labelled data sets.")],
-    out: Annotated[Path, typer.Option(help="Folder for results, adapters and the table; finished rows in it are kept.")],
+    out: Annotated[Path, typer.Option(help="Folder for results, adapters and the table; finished rows in it are kept.")] = Path(
+        "runs/ablations"
+    ),
     model: Annotated[str | None, typer.Option(help="The model that is adapted. Default: the grid's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else there.")] = False,
 ) -> None:

@@ -110,9 +110,8 @@ def _print_trial(trial: dict[str, Any]) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
     scores = ", ".join(f"{name} {'-' if score is None else f'{score:.4f}'}" for name, score in trial["consistency"].items())
     console.print(f"trial {trial['number']}: consistency on {', '.join(trial['held_out'])}: {scores}", soft_wrap=True)
-    console.print(
-        trial["error"] or f"{'promoted' if trial['promoted'] else 'not more consistent, kept the current one'}: {trial['adapter']}", soft_wrap=True
-    )
+    verdict = "promoted" if trial["promoted"] else "not more consistent, kept the current one"
+    console.print(trial["error"] or f"{verdict}: {trial['adapter']}", soft_wrap=True)
 
 
 def _print_items(found: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,7 @@ class Adaptation:
         self.device = next(model.parameters()).device
         train, held = split_tiles([tiles.footprint(i) for i in range(len(tiles))], settings.held_out, settings.seed)
         self._train, self._held = train, HeldOut(tiles, held.tolist(), settings.seed, self.device)
+        self.steps = math.ceil(len(train) / settings.batch) if settings.steps is None else settings.steps
         # The student's own start must not hang on what was computed before.
         torch.manual_seed(settings.seed)
         self._before = self._held.agreement(model, None, prompts, self._precision())
@@ -100,7 +102,7 @@ class Adaptation:
         """True after the last step, or after so many checks without a better one."""
         rows = self.state.history[1:]
         since = len(rows) - 1 - rows.index(self.state.best_row) if rows else 0
-        return self.state.step >= self.settings.steps or since >= self.settings.patience
+        return self.state.step >= self.steps or since >= self.settings.patience
 
     def run(self, reporter: Reporter) -> State:
         """The steps that remain.
@@ -110,12 +112,12 @@ class Adaptation:
         TrainingError: a loss that is not finite; the last checkpoint stays.
         """
         s = self.settings
-        reporter.stage("adapt", s.steps)
+        reporter.stage("adapt", self.steps)
         reporter.advance(self.state.step)
         while not self.is_over:
             self._losses.append(self.advance())
             reporter.advance(1)
-            if self.state.step % s.check_every == 0 or self.state.step == s.steps:
+            if self.state.step % s.check_every == 0 or self.state.step == self.steps:
                 self._check(reporter)
         return self.state
 
@@ -125,12 +127,13 @@ class Adaptation:
         rng = np.random.default_rng([s.seed, step])
         views = draw_views(self._tiles, self._train, s.crop_px, s.batch, rng).to(self.device)
         losses = self._backward(views, step)
-        share = one_cycle(step / s.steps, s.warmup)
+        share = one_cycle(step / self.steps, s.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["top"] * share
         norm = torch.nn.utils.clip_grad_norm_(list(self.adapter.parameters().values()), s.clip_norm)
         if not torch.isfinite(norm):  # the losses were: a step would spoil parameters and teacher for good
-            raise TrainingError("finite gradients", f"a norm of {norm.item()} at step {step}", _fix(self._path))
+            came = f"a norm of {norm.item()} at step {step}, of {', '.join(f'{name} {loss:.3g}' for name, loss in losses.items())}"
+            raise TrainingError("finite gradients", came, _fix(self._path))
         self.optimizer.step()
         self.adapter.constrain()
         self.state.step += 1
@@ -139,7 +142,7 @@ class Adaptation:
 
     def _backward(self, views: Views, step: int) -> dict[str, float]:
         s = self.settings
-        self.adapter.alignment.warmth = min(1.0, (step + 1) / max(s.warmup * s.steps, 1))
+        self.adapter.alignment.warmth = min(1.0, (step + 1) / max(s.warmup * self.steps, 1))
         # Contexts of their own: autocast keeps the weights it cast, and the student would be given the teacher's.
         with self.adapter.holding(self.state.teacher), torch.no_grad(), self._precision():
             taught = self.objective.teach(views, self.prompts)
@@ -147,7 +150,7 @@ class Adaptation:
             taught = replace(taught, before=self.objective.plain_tokens(views, self.prompts))
         generator = torch.Generator().manual_seed(int(np.random.default_rng([s.seed, step, 1]).integers(2**31)))
         with self._precision():
-            losses = self.objective.losses(views, self.prompts, taught, (step + 1) / s.steps, generator)
+            losses = self.objective.losses(views, self.prompts, taught, (step + 1) / self.steps, generator)
         for name, loss in losses.items():
             if not torch.isfinite(loss):
                 raise TrainingError("finite losses", f"{name} is {loss.item()} at step {step}", _fix(self._path))
@@ -157,8 +160,8 @@ class Adaptation:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """The teacher follows; in its first steps faster, as it starts from nothing learned."""
-        decay = min(self.settings.ema_decay, self.state.step / (self.state.step + 10))
+        """The teacher follows: the plain mean of all steps, until it forgets as slowly as it is told to."""
+        decay = min(self.settings.ema_decay, self.state.step / (self.state.step + 1))
         for name, parameter in self.adapter.parameters().items():
             self.state.teacher[name].lerp_(parameter, 1 - decay)
 
@@ -185,4 +188,5 @@ class Adaptation:
 
 
 def _fix(checkpoint: Path) -> str:
-    return f"Lower learning_rate and give another --out; the last good state is kept in {checkpoint.name}."
+    kept = f"; the last good state is kept in {checkpoint.name}" if checkpoint.is_file() else ""
+    return f"Lower learning_rate and give another --out{kept}."

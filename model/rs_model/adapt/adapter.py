@@ -15,6 +15,7 @@ from rs_model.adapt.losses import QueryDistillLoss, TextImageContrast
 from rs_model.adapt.low_rank import LowRank, add_low_rank, merge_low_rank
 from rs_model.adapt.parts import Model, low_rank_layers, neck_parameters, width_of
 from rs_pipeline.adapt_settings import AdaptSettings
+from rs_pipeline.adapters import AdapterShape
 from rs_pipeline.errors import SegmenterError
 
 LOW_RANK, NECK, ALIGN = "low_rank", "neck", "align"
@@ -90,7 +91,7 @@ class Adapter:
                 parameter.data = own[name]
 
 
-def put_on(model: Model, settings: AdaptSettings, tensors: Mapping[str, Tensor], *, feedback: bool = True) -> Alignment:
+def put_on(model: Model, shape: AdapterShape, tensors: Mapping[str, Tensor], *, feedback: bool = True) -> Alignment:
     """Puts an adapter on a model for inference: low-rank additions and changes of the neck go into the weights, in place.
 
     Parameters
@@ -104,17 +105,17 @@ def put_on(model: Model, settings: AdaptSettings, tensors: Mapping[str, Tensor],
 
     Raises
     ------
-    SegmenterError: tensors that are not those of `settings` and the model.
+    SegmenterError: tensors that are not those of the shape and the model.
     """
     device = next(model.parameters()).device
-    alignment, left = Alignment(width_of(model), settings.align).to(device).eval().requires_grad_(False), dict(tensors)
+    alignment, left = Alignment(width_of(model), shape.align).to(device).eval().requires_grad_(False), dict(tensors)
     try:
         with torch.no_grad():
-            if settings.train.low_rank:
+            if shape.train.low_rank:
                 for name, layer in low_rank_layers(model).items():
                     down, up = (left.pop(f"{LOW_RANK}.{name}.{part}").to(device) for part in ("down", "up"))
-                    merge_low_rank(layer, down, up, settings.train.low_rank_scale)
-            if settings.train.neck:
+                    merge_low_rank(layer, down, up, shape.train.low_rank_scale)
+            if shape.train.neck:
                 for name, parameter in neck_parameters(model).items():
                     parameter.add_(left.pop(f"{NECK}.{name}").to(parameter))
         alignment.load_state_dict({name.removeprefix(f"{ALIGN}."): value for name, value in left.items()})

@@ -16,7 +16,7 @@ from transformers import Sam3Model
 
 from rs_model.refine.importance import patch_importance
 from rs_model.stages import Fused, Prompts, Pyramid, decode, embed_pixels, score, semantic_logits
-from rs_pipeline.adapt_settings import AlignSettings, Learned
+from rs_pipeline.adapters import AlignSettings, Learned
 
 SHARPEST = 2.0
 """Bounds of a learnable temperature's logarithm, on both sides."""
@@ -120,7 +120,7 @@ class CrossModal(TextAttention):
     def gated(self, tokens: Tensor, text: Prompts, mask: Tensor, warmth: float = 1.0) -> Tensor:
         """(B, n, C) tokens and (B, n) log-odds of the masks → (B, n, C); `warmth` 0…1 is the share of γ that counts yet."""
         opened = torch.sigmoid(self.slope * mask + self.bias)[..., None]
-        moved: Tensor = tokens + warmth * self.gate * self.out(self._attended(tokens, text, self.top_tokens) * opened)
+        moved: Tensor = tokens + warmth * self.gate * self.out(self._attended(tokens, text, self.top_tokens)) * opened
         return moved
 
 

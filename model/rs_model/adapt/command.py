@@ -62,6 +62,8 @@ def adapt(load: Load, folder: Path, info: ModelInfo, request: AdaptRequest, tile
     if request.guarded and best["consistency"] < state.before:
         shown = curves_of(request.out)[1]
         came = f"{best['consistency']:.4f} at best, {state.before:.4f} without an adapter; nothing was written but {shown}"
+        with suppress(OSError):  # it would bind the next try to these settings
+            checkpoint.unlink()
         raise TrainingError("held-out consistency that does not get worse", came, "Lower learning_rate, or give more tiles.")
     write_adapter(request.out, {**facts, "history": history}, adaptation.adapter.tensors(state.best))
     with suppress(OSError):

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -16,7 +15,6 @@ from torch import Tensor
 from rs_model.adapt.adapter import put_on
 from rs_model.adapt.alignment import Alignment
 from rs_model.adapt.parts import Model
-from rs_pipeline.adapt_settings import AdaptSettings
 from rs_pipeline.adapters import FORMAT, KIND, adapter_file, check_base, read_facts
 from rs_pipeline.errors import OutputError, SegmenterError
 from rs_pipeline.options import AdapterFile
@@ -62,9 +60,4 @@ def wear(model: Model, told: AdapterFile, base_sha256: str, *, feedback: bool) -
         raise SegmenterError(f"the adapter that the run was planned with ({told.sha256[:12]}…)", f"another one at {path}", fix)
     facts = read_facts(path)
     check_base(facts, base_sha256)
-    try:
-        settings = AdaptSettings.model_validate(facts.settings)
-    except ValidationError as error:
-        fix = "Adapt again with this version."
-        raise SegmenterError("an adapter with settings of this version", f"{path} ({error.errors()[0]['msg']})", fix) from error
-    return put_on(model, settings, load_file(path), feedback=feedback)
+    return put_on(model, facts.shape, load_file(path), feedback=feedback)

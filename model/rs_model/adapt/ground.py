@@ -1,4 +1,4 @@
-"""The places of ablations (`rs_pipeline.ablation.ProvingGround`): tiles of Dubai by number, quarters of Banepa and generated scenes by name."""
+"""The places of ablations (`rs_pipeline.ablation.ProvingGround`): tiles of Dubai by number, others by name."""
 
 from __future__ import annotations
 
@@ -71,6 +71,8 @@ def _windows(shape: Sequence[int], side: int) -> Iterator[tuple[slice, slice]]:
 
 class Ground:
     """Data sets below a folder."""
+
+    classes = CLASSES
 
     def __init__(self, data: Path) -> None:
         self._data = data
