@@ -102,6 +102,7 @@ class RunSettings(Section):
     composite: Literal["newest", "oldest", "listed"]
     bands: tuple[Count, Count, Count] | None
     nodata: Annotated[float, Field(allow_inf_nan=False)] | None
+    collars: bool
     radiometry: RadiometrySettings
     workers: WorkerSettings
     vectors: VectorSettings

@@ -17,8 +17,8 @@ from rs_pipeline.extent import LON_LAT, build_grid, choose_crs, choose_gsd
 from rs_pipeline.grid import Grid
 from rs_pipeline.job import MAX_SCENES, SceneJob
 from rs_pipeline.query import Query, parse_interval
-from rs_pipeline.radiometry import measure_stretch
-from rs_pipeline.raster import RasterInfo, burn_mask, choose_bands, read_sample
+from rs_pipeline.radiometry import find_collar, measure_stretch
+from rs_pipeline.raster import RasterInfo, Sample, burn_mask, choose_bands, read_sample
 from rs_pipeline.segmenter import ModelInfo
 from rs_pipeline.tiles import TilePlan
 
@@ -132,20 +132,35 @@ def _prepare(scenes: Sequence[Scene], settings: RunSettings) -> tuple[tuple[Scen
     prepared, notes = [], []
     radiometry = settings.radiometry
     for scene in scenes:
-        info = scene.info if settings.nodata is None else _with_nodata(scene.info, settings.nodata)
-        bands = choose_bands(info, settings.bands)
-        sample = read_sample(info, bands, radiometry.sample_px)
+        info, sample, note = _look(scene, settings)
+        notes.extend([note] if note else [])
         stretch = measure_stretch(sample.image, sample.valid, radiometry.low_percent, radiometry.high_percent)
         if stretch is None:
             notes.append(f"{scene.id} has no valid pixel and is left out")
             continue
         if "alpha" in info.colours and sample.opaque is None:
             notes.append(f"{scene.id}: its alpha band holds measurements, not a mask, and is not used as one")
+        bands = choose_bands(info, settings.bands)
         prepared.append(SceneJob(scene.id, scene.iso_datetime, info, bands, sample.opaque, stretch, scene.item_href, scene.licence))
     if not prepared:
         came = f"only nodata in {', '.join(s.id for s in scenes)}"
         raise BlankError("a scene with valid pixels", came, "Check nodata values and masks.")
     return tuple(prepared), notes
+
+
+def _look(scene: Scene, settings: RunSettings) -> tuple[RasterInfo, Sample, str | None]:
+    """A scene's image with the nodata value that it goes by, a sample of it, and what the user should know of its collar."""
+    info = scene.info if settings.nodata is None else _with_nodata(scene.info, settings.nodata)
+    sample = read_sample(info, choose_bands(info, settings.bands), settings.radiometry.sample_px)
+    collar = find_collar(sample.image, sample.valid, info.dtype) if settings.nodata is None else None
+    if collar is None:
+        return info, sample, None
+    what = f"{scene.id}: {collar.share:.0%} of it, along its edges, is {collar.value:g} in every band"
+    if not (settings.collars and collar.is_apart and info.nodata is None):
+        return info, sample, f"{what}, and counts as ground; if it is none, say --set nodata={collar.value:g}"
+    info = _with_nodata(info, collar.value)
+    sample = read_sample(info, choose_bands(info, settings.bands), settings.radiometry.sample_px)
+    return info, sample, f"{what}, and counts as not observed; if it is ground, say --set collars=false"
 
 
 def _with_nodata(info: RasterInfo, nodata: float) -> RasterInfo:

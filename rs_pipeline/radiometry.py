@@ -1,4 +1,4 @@
-"""One radiometric stretch per scene: what makes a pixel's value not depend on the tile it is read in. Pure."""
+"""One radiometric stretch per scene: what makes a pixel's value not depend on the tile it is read in; and what spoils it. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+
+COLLAR_SHARE = 0.01
+"""Least share of a scene that counts as a collar."""
+ELSEWHERE = 0.001
+"""Largest share of a scene that may have the collar's value away from it: shadows and roofs may not come to count as never seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +68,48 @@ def measure_stretch(sample: NDArray[np.float32], valid: NDArray[np.bool_], low_p
         lows.append(low)
         highs.append(high)
     return Stretch(tuple(lows), tuple(highs))
+
+
+@dataclass(frozen=True, slots=True)
+class Collar:
+    """Pixels along a scene's edges that look like no ground: one extreme value in every band."""
+
+    value: float
+    share: float
+    """0…1, of the scene's pixels."""
+    elsewhere: float
+    """0…1, of the scene's pixels: those that would count as nodata, too, if this value did."""
+
+    @property
+    def is_apart(self) -> bool:
+        """True where the value means nothing but the collar."""
+        return self.elsewhere <= ELSEWHERE
+
+
+def find_collar(sample: NDArray[np.float32], valid: NDArray[np.bool_], dtype: str) -> Collar | None:
+    """The largest collar that the file does not declare; None where there is none worth a word, or nothing else.
+
+    Parameters
+    ----------
+    sample: (B, H, W) float32, the whole scene at low resolution.
+    valid: (H, W) bool; what is declared already is False.
+    dtype: of the file. Collars are 0, or the largest value of an unsigned integer type.
+    """
+    is_unsigned = np.dtype(dtype).kind == "u"
+    found = []
+    for value in (0.0, float(np.iinfo(dtype).max)) if is_unsigned else (0.0,):
+        same = sample == value
+        around = _from_the_edges(valid & same.all(0))
+        if (around == valid).all():
+            return None
+        lost = valid & (same.all(0) if is_unsigned else same.any(0))  # as `raster.join_bands` has it
+        found.append(Collar(value, float(around.mean()), float((lost & ~around).mean())))
+    largest = max(found, key=lambda collar: collar.share)
+    return largest if largest.share >= COLLAR_SHARE else None
+
+
+def _from_the_edges(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The parts of (H, W) that reach an edge."""
+    parts, _ = ndimage.label(mask)
+    at_edges = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+    return np.isin(parts, at_edges[at_edges > 0])

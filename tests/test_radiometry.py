@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rs_pipeline.radiometry import Stretch, measure_stretch
+from rs_pipeline.radiometry import Collar, Stretch, find_collar, measure_stretch
 
 
 def test_percentiles_of_valid_pixels_only_band_by_band():
@@ -47,3 +47,33 @@ def test_stretched_values_lie_in_0_1_and_unseen_pixels_are_0(low, span):
 def test_a_stretch_without_room_is_refused():
     with pytest.raises(ValueError, match="low < high"):
         Stretch((1.0,), (1.0,))
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(0, "uint8"), (255, "uint8"), (65535, "uint16"), (0, "float32")])
+def test_a_collar_that_is_not_declared_is_found(value, dtype):
+    sample = np.full((3, 40, 50), 100, np.float32)
+    sample[:, :, :10] = value
+    assert find_collar(sample, np.ones((40, 50), bool), dtype) == Collar(value, 0.2, 0.0)
+
+
+@pytest.mark.parametrize(("dtype", "elsewhere"), [("uint8", 0.05), ("float32", 0.1)])
+def test_what_a_collars_value_means_elsewhere_is_told(dtype, elsewhere):
+    sample = np.full((3, 40, 50), 100, np.float32)
+    sample[:, :, :10] = 0
+    sample[:, 10:20, 20:30] = 0  # a shadow
+    sample[0, 30:40, 30:40] = 0  # without red: no colour of an unsigned image, but a float that says nothing
+    found = find_collar(sample, np.ones((40, 50), bool), dtype)
+    assert found == Collar(0, 0.2, pytest.approx(elsewhere))
+    assert not found.is_apart
+
+
+def test_what_is_declared_inside_small_or_coloured_is_no_collar():
+    sample, valid = np.full((3, 40, 50), 100, np.float32), np.ones((40, 50), bool)
+    sample[:, 10:30, 10:40] = 0  # a lake without any light, away from the edges
+    assert find_collar(sample, valid, "uint8") is None
+    sample[:, 0, :15] = 0  # 15 pixels of 2000
+    assert find_collar(sample, valid, "uint8") is None
+    sample[:2, :, 45:] = 0  # one band says something
+    assert find_collar(sample, valid, "uint8") is None
+    sample[:, :, :5], valid[:, :5] = 0, False
+    assert find_collar(sample, valid, "uint8") is None

@@ -103,15 +103,34 @@ def test_nodata_and_the_rest_of_the_aoi_s_box_are_not_observed(make_scene, setti
     assert summary["pixels"]["observed"] == (inside & seen).sum()
 
 
-def test_a_blank_collar_that_the_file_does_not_declare_can_be_told(make_scene, settings_for):
+@pytest.mark.parametrize("sets", [["nodata=255"], []], ids=["told", "found"])
+def test_a_blank_collar_that_the_file_does_not_declare_is_not_observed(make_scene, settings_for, sets):
     pixels = random_pixels()
     pixels[:, 100:] = 255
     scene = make_scene(pixels=pixels)
-    assert run(settings_for(scene))["pixels"]["not_observed"] == 0
-    told = run(settings_for(scene, sets=["nodata=255", "overwrite=true"]))
-    assert told["pixels"]["not_observed"] == 50 * 170
-    assert told["scenes"][0]["stretch"]["high"][0] < 200
-    assert (labels_of(told["out"])[100:] == UNSEEN).all()
+    taken = run(settings_for(scene, sets=["collars=false"]))
+    assert taken["pixels"]["not_observed"] == 0
+    assert any("33% of it, along its edges, is 255" in note and "--set nodata=255" in note for note in taken["notes"])
+    left = run(settings_for(scene, sets=[*sets, "overwrite=true"]))
+    assert left["pixels"]["not_observed"] == 50 * 170
+    assert left["scenes"][0]["stretch"]["high"][0] < 200
+    assert (labels_of(left["out"])[100:] == UNSEEN).all()
+    assert any("--set collars=false" in note for note in left["notes"]) == (not sets)
+
+
+def test_a_collars_value_that_means_ground_too_is_left_alone_and_told(make_scene, settings_for):
+    pixels = random_pixels()
+    pixels[:, 100:] = 255
+    pixels[:, 20:40, 20:40] = 255  # a white roof
+    found = run(settings_for(make_scene(pixels=pixels)))
+    assert found["pixels"]["not_observed"] == 0
+    assert any("33% of it, along its edges, is 255" in note and "--set nodata=255" in note for note in found["notes"])
+
+
+def test_an_image_of_nothing_else_has_no_collar(make_scene, settings_for):
+    pixels = random_pixels()
+    pixels[:] = 0
+    assert run(settings_for(make_scene(pixels=pixels)))["pixels"]["not_observed"] == 0
 
 
 def test_the_stretch_is_the_scene_s_whatever_the_aoi(make_scene, settings_for, tmp_path):

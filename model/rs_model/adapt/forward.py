@@ -1,4 +1,4 @@
-"""One pass of a model for training: what `rs_model.segmenter` computes, with what the losses read, and with gradients."""
+"""One pass of a model for training: what `rs_model.segmenter` computes but for queries' masks, what the losses read, and gradients."""
 
 from __future__ import annotations
 
