@@ -11,7 +11,7 @@ from scipy import ndimage
 
 COLLAR_SHARE = 0.01
 """Least share of a scene that counts as a collar."""
-ELSEWHERE = 0.001
+ELSEWHERE = 0.002
 """Largest share of a scene that may have the collar's value away from it: shadows and roofs may not come to count as never seen."""
 
 
