@@ -23,5 +23,6 @@ lint: $(BIN)/rs-seg
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Results, catalog and trained models stay: `rs-seg clean` makes room among runs.
 clean:
-	rm -rf $(VENV) outputs runs data_catalog/demo data_catalog/scenes data_catalog/catalog.json
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -150,6 +150,9 @@ class Ablation:
 
     def __init__(self, settings: AblationSettings, ground: ProvingGround, out: Path) -> None:
         self.settings, self.ground, self.out = settings, ground, out
+        if "/" in settings.model and not Path(settings.model).is_dir():
+            fix = "Train it (`rs-seg train --config configs/train/ablation-base.yaml …`), or give --model another."
+            raise ConfigError("the weights folder of the grid's model", f"none at {settings.model}", fix)
         self.provider = find_provider(settings.model)
         self.info: ModelInfo = self.provider.info()
         if set(settings.classes) != set(ground.classes):  # what an adapter was not made for, it must not be judged by

@@ -126,6 +126,11 @@ def test_a_model_is_adapted_with_the_settings_that_fit_it(grid, tmp_path, monkey
     assert (found.crop_px, found.checkpointing, found.steps) == (None, True, 3)
 
 
+def test_a_model_that_was_not_trained_yet_is_told(grid, tmp_path):
+    with pytest.raises(ConfigError, match=r"none at runs/nowhere/weights.*ablation-base"):
+        Ablation(grid(model="runs/nowhere/weights"), Ground(), tmp_path / "out")
+
+
 def test_classes_that_nothing_is_judged_by_are_refused(grid, tmp_path):
     with pytest.raises(ConfigError, match=r"judged by \(road, water\); got road, building"):
         Ablation(grid(classes=["road", "building"]), Ground(), tmp_path / "out")
