@@ -13,6 +13,8 @@ COLLAR_SHARE = 0.01
 """Least share of a scene that counts as a collar."""
 ELSEWHERE = 0.002
 """Largest share of a scene that may have the collar's value away from it: shadows and roofs may not come to count as never seen."""
+MOSTLY = 10
+"""So many times as many pixels have the value along the edges as elsewhere; else it is a colour like others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def find_collar(sample: NDArray[np.float32], valid: NDArray[np.bool_], dtype: st
         lost = valid & (same.all(0) if is_unsigned else same.any(0))  # as `raster.join_bands` has it
         found.append(Collar(value, float(around.mean()), float((lost & ~around).mean())))
     largest = max(found, key=lambda collar: collar.share)
-    return largest if largest.share >= COLLAR_SHARE else None
+    return largest if largest.share >= max(COLLAR_SHARE, MOSTLY * largest.elsewhere) else None
 
 
 def _from_the_edges(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

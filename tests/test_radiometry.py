@@ -56,12 +56,12 @@ def test_a_collar_that_is_not_declared_is_found(value, dtype):
     assert find_collar(sample, np.ones((40, 50), bool), dtype) == Collar(value, 0.2, 0.0)
 
 
-@pytest.mark.parametrize(("dtype", "elsewhere"), [("uint8", 0.05), ("float32", 0.1)])
+@pytest.mark.parametrize(("dtype", "elsewhere"), [("uint8", 0.008), ("float32", 0.02)])
 def test_what_a_collars_value_means_elsewhere_is_told(dtype, elsewhere):
     sample = np.full((3, 40, 50), 100, np.float32)
     sample[:, :, :10] = 0
-    sample[:, 10:20, 20:30] = 0  # a shadow
-    sample[0, 30:40, 30:40] = 0  # without red: no colour of an unsigned image, but a float that says nothing
+    sample[:, 10:14, 20:24] = 0  # a shadow
+    sample[0, 30:36, 30:34] = 0  # without red: a colour of an unsigned image, but a float that says nothing
     found = find_collar(sample, np.ones((40, 50), bool), dtype)
     assert found == Collar(0, 0.2, pytest.approx(elsewhere))
     assert not found.is_apart
@@ -77,3 +77,9 @@ def test_what_is_declared_inside_small_or_coloured_is_no_collar():
     assert find_collar(sample, valid, "uint8") is None
     sample[:, :, :5], valid[:, :5] = 0, False
     assert find_collar(sample, valid, "uint8") is None
+
+
+def test_a_colour_that_reaches_the_edges_by_chance_is_no_collar():
+    patches = np.random.default_rng(2).integers(0, 4, (20, 20))
+    sample = np.kron(patches, np.ones((5, 5)))[None].repeat(3, 0).astype(np.float32)
+    assert find_collar(sample, np.ones((100, 100), bool), "uint8") is None
