@@ -62,7 +62,7 @@ def main() -> None:
 
 def wearing(plain: PromptedSegmenter, sets: tuple[str, ...], threads: int | None) -> PromptedSegmenter:
     """The same model with alignment modules between its stages."""
-    settings = load_adapt_settings(sets=sets).align
+    settings = load_adapt_settings("methods", sets=sets).align
     used = any((settings.encoder.use, settings.decoder.use, settings.cross_modal.use, settings.feedback.use))
     width = int(plain.model.head.detr_encoder.hidden_size)
     aligner = Alignment(width, settings).to(plain.device).eval() if used else None

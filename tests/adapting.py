@@ -59,4 +59,4 @@ SHORT = {"steps": 4, "check_every": 2, "crop_px": 64, "batch": 2, "learning_rate
 
 
 def settings(*rows):
-    return load_adapt_settings(rows=(SHORT, *rows))
+    return load_adapt_settings("methods", rows=(SHORT, *rows))
