@@ -10,7 +10,7 @@ from typing import Any
 
 from rs_pipeline.classes import ClassSet
 from rs_pipeline.job import SceneJob
-from rs_pipeline.options import ModelOptions, RefineSettings, Section
+from rs_pipeline.options import ModelOptions, RefineSettings, ScoringSettings, Section
 from rs_pipeline.segmenter import ModelInfo
 from rs_pipeline.tiles import TilePlan
 
@@ -32,7 +32,7 @@ def base_key(plan: TilePlan, scenes: Sequence[SceneJob], classes: ClassSet, info
             "model": [info.name, info.weights_sha256, info.code_version],
             # What auto means depends on the device.
             "dtype": [options.dtype, options.device] if options.dtype == "auto" else options.dtype,
-            "scoring": options.scoring.model_dump(exclude={"threshold", "feedback"}),
+            "scoring": _scoring_facts(options.scoring),
             **refine_facts(options.refine),
             **adapter_facts(options),
         }
@@ -45,6 +45,11 @@ def refine_facts(refine: RefineSettings) -> dict[str, Any]:
         "refine": [[step, _step_facts(getattr(refine, step))] for step in refine.active],
         "look": refine.look.model_dump() if refine.is_guided else None,
     }
+
+
+def _scoring_facts(scoring: ScoringSettings) -> dict[str, Any]:
+    """What is not asked for is left out, so that a setting more is no other tile."""
+    return scoring.model_dump(mode="json", exclude={"threshold", "feedback"} | (set() if scoring.apart else {"apart"}))
 
 
 def adapter_facts(options: ModelOptions) -> dict[str, Any]:

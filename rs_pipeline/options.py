@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -171,10 +171,16 @@ class ScoringSettings(Section):
     instances: bool | None
     query_threshold: Share
     top_queries: Count
+    apart: tuple[str, ...]
     geometry_token: bool
     calibrated: bool | None
     feedback: bool
     tta: TtaSettings
+
+    @field_validator("apart")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(names)))  # their order decides nothing, so the key of a run must not hang on it
 
 
 class ModelOptions(Section):

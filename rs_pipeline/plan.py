@@ -28,7 +28,7 @@ from rs_pipeline.segmenter import ModelInfo, check_refinements, check_vocabulary
 from rs_pipeline.tiles import TilePlan
 from rs_pipeline.unfamiliar import describe_unfamiliar
 from rs_pipeline.vector_formats import check_formats, check_formats_at
-from rs_pipeline.vocabulary import load_vocabulary, resolve_vectors
+from rs_pipeline.vocabulary import load_vocabulary, resolve_names, resolve_vectors
 from rs_pipeline.workers import Crew, choose_crew
 
 STORES = ".tiles"
@@ -86,8 +86,8 @@ def plan_run(settings: RunSettings, scenes: Sequence[Scene] | None = None) -> Ru
     ------
     RsSegError: whatever would keep the run from finishing, as far as it can be known now.
     """
-    options = settings.options
     classes, settings = _choose_classes(settings)
+    options = settings.options
     layers_crs = read_crs(settings.vectors.crs) if settings.vectors.crs is not None else None
     provider = find_provider(settings.model)
     info = provider.info()
@@ -154,7 +154,9 @@ def _choose_classes(settings: RunSettings) -> tuple[ClassSet, RunSettings]:
         classes = ClassSet(tuple(replace(c, threshold=threshold) for c in classes))
     check_layer_names(classes)
     check_formats(settings.vectors.formats, classes)
-    return classes, settings.model_copy(update={"vectors": resolve_vectors(settings.vectors, classes, vocabulary)})
+    apart = resolve_names(settings.scoring.apart, classes, vocabulary, "scoring.apart")
+    scoring = settings.scoring.model_copy(update={"apart": apart})
+    return classes, settings.model_copy(update={"vectors": resolve_vectors(settings.vectors, classes, vocabulary), "scoring": scoring})
 
 
 def _check_rooms(out: Path, base: Place, estimate: Estimate, what: str) -> None:

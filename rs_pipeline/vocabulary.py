@@ -125,6 +125,16 @@ def load_vocabulary(spec: str) -> Vocabulary:
     return Vocabulary(entries)
 
 
+def resolve_names(names: Sequence[str], classes: ClassSet, vocabulary: Vocabulary, setting: str) -> tuple[str, ...]:
+    """Classes by the names that the run calls them, each once, sorted: the same wish in one spelling, for the key of a run.
+
+    Raises
+    ------
+    UsageError: a class that the run does not look for.
+    """
+    return tuple(sorted(item.name for item in vocabulary.find(names, classes, setting)))
+
+
 def resolve_vectors(vectors: VectorSettings, classes: ClassSet, vocabulary: Vocabulary) -> VectorSettings:
     """The same wish in one spelling, for the key of a run: classes by the names that the run calls them, the CRS in its normal form.
 
@@ -132,10 +142,7 @@ def resolve_vectors(vectors: VectorSettings, classes: ClassSet, vocabulary: Voca
     ------
     UsageError: lines or squares of a class that the run does not look for. ConfigError: the CRS is none.
     """
-    wanted = {
-        name: tuple(sorted(item.name for item in vocabulary.find(getattr(vectors, name), classes, f"vectors.{name}")))
-        for name in ("lines", "square")
-    }
+    wanted = {name: resolve_names(getattr(vectors, name), classes, vocabulary, f"vectors.{name}") for name in ("lines", "square")}
     return vectors.model_copy(update={**wanted, "crs": _normal_crs(vectors.crs) if vectors.crs is not None else None})
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rs_pipeline.cli import main
-from rs_pipeline.errors import SegmenterError
+from rs_pipeline.errors import SegmenterError, UsageError
 from rs_pipeline.job import load_job
 from rs_pipeline.plan import plan_run
 from rs_pipeline.run import run
@@ -29,6 +29,7 @@ def plan_of(make_scene, settings_for):
         ["dtype=bfloat16"],
         ["scoring.presence_power=2"],
         ["scoring.top_queries=3"],
+        ["scoring.apart=[road]"],
         ["scoring.calibrated=false"],
         ["scoring.tta.flips=true"],
         ["scoring.tta.scales=[1, 0.5]"],
@@ -53,6 +54,7 @@ def test_how_attention_is_read_counts_for_every_step_that_reads_it(plan_of, step
         ["refine.lowpass.strength=0.7", "refine.steps=[lowpass]", "refine.lowpass.strength=0"],
         ["scoring.threshold=0.9"],
         ["prompt_batch=1"],
+        ["scoring.apart=[]"],
     ],
 )
 def test_options_that_change_no_score_share_the_tiles(plan_of, sets):
@@ -111,3 +113,11 @@ def test_the_flag_reaches_the_settings(make_scene, tmp_path, monkeypatch, capsys
     assert code == 2
     assert "guided" in said.err
     assert said.err.count("\n") == 1
+
+
+def test_classes_that_are_kept_apart_are_those_of_the_run_in_one_spelling(plan_of):
+    one, other = (plan_of(f"scoring.apart=[{names}]", classes=("road", "building")) for names in ("buildings,road", "road,building,road"))
+    assert one.job.options.scoring.apart == ("building", "road")
+    assert one.run_key == other.run_key
+    with pytest.raises(UsageError, match=r"scoring\.apart"):
+        plan_of("scoring.apart=[castle]")

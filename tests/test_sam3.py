@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import rs_model.seams
 import torch
 from rs_model import hub, segmenter
 from rs_model.batching import Batches
@@ -11,8 +12,10 @@ from rs_model.chain import Chain
 from rs_model.hub import fetch_sam3, sam3_digest
 from rs_model.provider import sam3_provider
 from rs_model.sam3 import FullSam3, load_sam3
+from rs_model.scores import best_queries
+from rs_model.seams import seams
 from rs_model.segmenter import PromptedSegmenter
-from rs_model.stages import decode, embed_pixels, fuse, mask_logits, score, semantic_logits
+from rs_model.stages import decode, embed_pixels, fuse, mask_logits, query_boxes, score, semantic_logits
 from safetensors.torch import load_file, save_file
 from small_sam3 import SIDE, letter_tokenizer, small_full, small_sam, write_folder
 from torch.nn import functional as F
@@ -234,6 +237,42 @@ def test_the_best_queries_alone_give_the_masks_that_all_give(model, least):
     fewer = segmenter_of(model, f"scoring.query_threshold={least}", "scoring.top_queries=3").segment(*tiles(2), EACH)
     assert (fewer <= all_of_them + 1e-6).all()
     assert (fewer >= without - 1e-6).all()
+
+
+@torch.no_grad()
+def test_objects_are_kept_apart_by_a_gap_of_no_probability_and_nothing_else_changes(model, monkeypatch):
+    monkeypatch.setattr(rs_model.seams, "SHARED", 1.0)  # masks of random weights all share their ground
+    images, valid = tiles(2)
+    sets = ("scoring.query_threshold=0", "scoring.absent_below=0")
+    whole, parted = (segmenter_of(model, *sets, f"scoring.apart={names}").segment(images, valid, EACH) for names in ("[]", "[road, river]"))
+    gap = parted != whole
+    assert (parted[gap] == 0).all()
+    assert 0 < gap[:, :2].mean() < 0.5
+    assert not gap[:, 2].any()
+    sam, pyramid = model.head, model.encode_images(torch.from_numpy(images))
+    fused = fuse(sam, pyramid, model.encode_text(WORDS))
+    decoded = decode(sam, fused)
+    index, best = best_queries(score(sam, decoded, fused), decoded.presence, 0, 12)
+    row = torch.arange(len(index))[:, None]
+    masks = mask_logits(sam, embed_pixels(sam, pyramid, fused), decoded.queries[row, index])
+    expected = seams(masks, query_boxes(sam, decoded.layers)[-1][row, index], best, (SIDE, SIDE)).view(2, 3, SIDE, SIDE).numpy()
+    assert (gap == expected)[:, :2].mean() > 0.999, "the order of additions may move a border by a pixel"
+
+
+def test_a_class_of_several_words_is_parted_by_the_queries_of_its_first(model, monkeypatch):
+    monkeypatch.setattr(rs_model.seams, "SHARED", 1.0)
+    sets = ("scoring.query_threshold=0", "scoring.absent_below=0", "scoring.apart=[road,roof]")
+    alone = segmenter_of(model, *sets).segment(*tiles(1), EACH)[0]
+    together = segmenter_of(model, *sets).segment(*tiles(1), class_set(("road", "river"), ("roof",)))[0]
+    assert (alone == 0).any((1, 2)).tolist() == [True, False, True]
+    np.testing.assert_array_equal(together[0] == 0, alone[0] == 0)
+    np.testing.assert_array_equal(together[1] == 0, alone[2] == 0)
+
+
+@pytest.mark.parametrize(("setting", "came"), [("scoring.instances=false", "not used"), ("scoring.tta.flips=true", "several views")])
+def test_objects_cannot_be_kept_apart_without_queries_of_the_tile_itself(model, setting, came):
+    with pytest.raises(SegmenterError, match=came):
+        segmenter_of(model, "scoring.apart=[road]", setting)
 
 
 @torch.no_grad()

@@ -312,10 +312,11 @@ def test_masks_of_rs_tiny_and_not_of_others_end_at_their_own_boxes(small, monkey
     torch.manual_seed(0)
     layers, pixels = torch.randn(1, 2, 4, SMALL.width), torch.randn(2, SMALL.width, 16, 16)
     index = torch.tensor([[0, 3], [1, 2]])
-    cut = small._masks(layers, pixels, index)
+    cut, _ = small._masks(layers, pixels, index)
     monkeypatch.setattr(small.model, "cuts_masks", False)
-    whole = small._masks(layers, pixels, index)
+    whole, own = small._masks(layers, pixels, index)
     boxes = query_boxes(small.model.head, layers)[-1]
+    assert all(torch.equal(own[row], boxes[row, index[row]]) for row in range(2))
     held = torch.stack([in_boxes(boxes[row, index[row]], (16, 16)) for row in range(2)])
     assert 0 < held.float().mean() < 1
     assert torch.equal(cut[held], whole[held])

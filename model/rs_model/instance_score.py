@@ -2,8 +2,9 @@
 
     python -m rs_model.instance_score [--model FOLDER] [--window-px 320] [--threads N] [--json]
 
-Generated scenes alone tell every building from its neighbours. Objects are, first, the connected parts of the semantic map above 0.5,
-and second the queries' masks above a score, best first, those that overlap a better one by half or more left out. An object is found if
+Generated scenes alone tell every building from its neighbours. Objects are, first, the connected parts of the semantic map above 0.5;
+second, these kept apart where the masks of queries above a score meet (`scoring.apart`); third, the queries' masks themselves, best
+first, those that overlap a better one by half or more left out. An object is found if
 its IoU with a building that no other has taken is at least 0.5, as in COCO's AP50.
 """
 
@@ -20,11 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch.nn import functional as F
 
 from rs_model.labels import CLASSES
 from rs_model.places import PLACES
 from rs_model.scenes import Split
+from rs_model.scores import enlarge
+from rs_model.seams import seams
 from rs_model.stages import cut_masks, decode, embed_pixels, fuse, mask_logits, query_boxes, score, semantic_logits
 from rs_model.tiny import TinySam3, load_tiny
 from rs_model.weights import SHIPPED
@@ -89,20 +91,39 @@ def apart(masks: Masks) -> Masks:
     return kept
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the model says of buildings in an image."""
+
+    semantic: NDArray[np.bool_]
+    """(H, W) where the semantic map says so."""
+    gaps: dict[float, NDArray[np.bool_]]
+    """(H, W) by the least score of the queries: where `scoring.apart` would keep buildings apart."""
+    scores: NDArray[np.float32]
+    """(Q,) of the queries, best first."""
+    masks: NDArray[np.bool_]
+    """(Q, H, W) theirs."""
+
+
 @torch.inference_mode()
-def look(model: TinySam3, image: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]]:
-    """(H, W, 3) → where the semantic map says building (H, W), scores (Q,) of the queries and their masks (Q, H, W)."""
+def look(model: TinySam3, image: NDArray[np.uint8]) -> Seen:
+    """At an image (H, W, 3)."""
     pixels = torch.from_numpy(np.moveaxis(image, -1, 0)[None].astype(np.float32) / np.float32(255))
     fitted, size = model.fit(pixels)
     sam, pyramid = model.head, model.encode_images(fitted)
     fused = fuse(sam, pyramid, model.encode_text(["building"]))
     decoded = decode(sam, fused)
     embedded, presence = embed_pixels(sam, pyramid, fused), torch.sigmoid(decoded.presence)
-    masks = cut_masks(mask_logits(sam, embedded, decoded.queries), query_boxes(sam, decoded.layers)[-1])
-    height, width = image.shape[:2]
-    large = [F.interpolate(m, size, mode="bilinear")[0, :, :height, :width] for m in (semantic_logits(sam, embedded), masks)]
-    semantic = torch.sigmoid(large[0][0]) * presence[0] > HALF
-    return semantic.numpy(), (torch.sigmoid(score(sam, decoded, fused)) * presence)[0].numpy(), (large[1] > 0).numpy()
+    scores, order = (torch.sigmoid(score(sam, decoded, fused)) * presence)[0].sort(descending=True)
+    boxes = query_boxes(sam, decoded.layers)[-1][:, order]
+    masks = cut_masks(mask_logits(sam, embedded, decoded.queries[:, order]), boxes)
+    inside = np.s_[: image.shape[0], : image.shape[1]]
+    return Seen(
+        ((torch.sigmoid(enlarge(semantic_logits(sam, embedded), size))[0, 0] * presence[0]) > HALF).numpy()[inside],
+        {least: seams(masks, boxes, scores[None] * (scores > least), size)[0].numpy()[inside] for least in SCORES},
+        scores.numpy(),
+        (enlarge(masks, size)[0] > 0).numpy()[:, *inside],
+    )
 
 
 def windows_of(split: Split, side_px: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
@@ -122,10 +143,10 @@ def measure(model: TinySam3, windows: Iterator[tuple[NDArray[np.uint8], NDArray[
     total: dict[str, Counts] = {}
     for image, codes in windows:
         buildings = parts_of(codes == CLASSES.index("building"))
-        semantic, scores, masks = look(model, image)
-        order = np.argsort(-scores)
-        found = {"parts of the semantic map": parts_of(semantic)}
-        found |= {f"queries above {least:g}": apart([masks[i] for i in order if scores[i] > least]) for least in SCORES}
+        seen = look(model, image)
+        found = {"parts of the semantic map": parts_of(seen.semantic)}
+        found |= {f"kept apart by those above {least:g}": parts_of(seen.semantic & ~gap) for least, gap in seen.gaps.items()}
+        found |= {f"queries above {least:g}": apart(list(seen.masks[seen.scores > least])) for least in SCORES}
         for name, objects in found.items():
             total[name] = total.get(name, Counts(0, 0, 0)) + match(objects, buildings)
     return total
@@ -151,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for split, rows in report.items():
         for name, found in rows.items():
             figures = "  ".join(f"{key} {value:.3f}" for key, value in found.figures.items())
-            print(f"{split:<12}{name:<28}{figures}  of {found.buildings} buildings")  # noqa: T201
+            print(f"{split:<12}{name:<32}{figures}  of {found.buildings} buildings")  # noqa: T201
     if args.json:
         print(json.dumps({split: {name: found.figures for name, found in rows.items()} for split, rows in report.items()}))  # noqa: T201
     return 0

@@ -61,11 +61,11 @@ def word_probability(
     """
     present = torch.sigmoid(presence.float())
     once, again = present ** min(power, 1.0), present ** max(power - 1.0, 0.0)
-    probability = torch.sigmoid(_enlarge(semantic, size))
+    probability = torch.sigmoid(enlarge(semantic, size))
     if instances is not None:
         for start in range(0, instances.masks.shape[1], _MASKS_AT_ONCE):
             some = slice(start, start + _MASKS_AT_ONCE)
-            found = torch.sigmoid(_enlarge(instances.masks[:, some], size)) * (instances.scores[:, some] * again)[:, :, None, None]
+            found = torch.sigmoid(enlarge(instances.masks[:, some], size)) * (instances.scores[:, some] * again)[:, :, None, None]
             probability = torch.maximum(probability, found.amax(1, keepdim=True))
     return (probability * once[:, :, None, None]).squeeze(1)
 
@@ -77,5 +77,6 @@ def class_probability(words: Tensor, prompts_per_class: Sequence[int]) -> Tensor
     return torch.stack([group.amax(1) for group in torch.split(words, list(prompts_per_class), 1)], 1)
 
 
-def _enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, k, h, w) → (B, k, H, W) float32, bilinear."""
     return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)

@@ -15,6 +15,7 @@ from rs_model.batching import Batches
 from rs_model.calibration import Calibration, training_class
 from rs_model.chain import Chain
 from rs_model.scores import Instances, best_queries, class_probability, word_probability
+from rs_model.seams import seams
 from rs_model.stages import Aligner, Prompts, Pyramid, cut_masks, embed_pixels, fuse, mask_logits, query_boxes, score, semantic_logits
 from rs_model.views import mean_over_views, views_of
 from rs_pipeline.classes import ClassSet
@@ -45,6 +46,17 @@ class PromptableModel(Protocol):
         ...
 
 
+class _Asked:
+    """The classes of a call as the model takes them, K of P words."""
+
+    def __init__(self, prompts: Prompts, classes: ClassSet, apart: Sequence[str]) -> None:
+        self.prompts = prompts
+        self.words = [c.prompts for c in classes]
+        self.counts = [len(group) for group in self.words]
+        self.parting = [c.name in apart and word == 0 for c in classes for word in range(len(c.prompts))]
+        """(P,) do a word's queries keep the objects of its class apart: of several words, each of which has its own, the first."""
+
+
 class PromptedSegmenter:
     """A loaded model. Texts are encoded once per set of classes, images once for all prompts, prompts in batches."""
 
@@ -72,6 +84,10 @@ class PromptedSegmenter:
         if chain.gate is not None and chain.gate.width != width:
             raise SegmenterError(f"a query gate of width {width}", f"one of {chain.gate.width}", "Use one trained on this model.")
         self.with_instances = model.has_trained_queries if scoring.instances is None else scoring.instances
+        if scoring.apart and not (self.with_instances and all(view.is_plain for view in self._views)):
+            other = "several views of a tile" if self.with_instances else "queries that are not used"
+            fix = "Leave scoring.apart empty, or set scoring.instances to true and scoring.tta to one view."
+            raise SegmenterError("queries that find objects one by one, in a tile as it is", f"scoring.apart and {other}", fix)
         self._half = options.dtype == "bfloat16" or (options.dtype == "auto" and device.type == "cuda")
         self._tiles = Batches(model.tiles_on_cpu if device.type == "cpu" else None)
         self._prompts = Batches(options.prompt_batch)
@@ -92,21 +108,20 @@ class PromptedSegmenter:
         if self.threads is not None:
             torch.set_num_threads(self.threads)  # here, not when loaded: OpenMP keeps the number per calling thread
         seen = np.where(valid[:, None], images, np.float32(0))
-        words = [c.prompts for c in classes]
         with self.precision():
-            prompts = self.encode_texts(classes)
-            maps = self._tiles.run(lambda part: self._mean(seen[part], valid[part], prompts, words), len(seen))
-        return np.concatenate([self._calibrated(part.float(), words).cpu().numpy() for part in maps])
+            asked = _Asked(self.encode_texts(classes), classes, self.options.scoring.apart)
+            maps = self._tiles.run(lambda part: self._mean(seen[part], valid[part], asked), len(seen))
+        return np.concatenate([self._calibrated(part.float(), asked.words).cpu().numpy() for part in maps])
 
-    def _mean(self, seen: NDArray[np.float32], valid: NDArray[np.bool_], prompts: Prompts, words: Sequence[Sequence[str]]) -> Tensor:
+    def _mean(self, seen: NDArray[np.float32], valid: NDArray[np.bool_], asked: _Asked) -> Tensor:
         """(N, 3, H, W) → (N, K, H, W): the tile as it is, or the mean over its views."""
         images = torch.from_numpy(seen).to(self.device)
         if all(view.is_plain for view in self._views):
-            return self._segment(images, prompts, words)
+            return self._segment(images, asked)
         # Models of one input size say which; the others take any.
         fixed = getattr(self.model, "image_size", None) is not None
         where = torch.from_numpy(valid).to(self.device)
-        return mean_over_views(lambda view: self._segment(view, prompts, words), images, where, self._views, fixed_input=fixed)
+        return mean_over_views(lambda view: self._segment(view, asked), images, where, self._views, fixed_input=fixed)
 
     def _calibrated(self, maps: Tensor, words: Sequence[Sequence[str]]) -> Tensor:
         """Each class's probabilities by the scaling of the training class that its words are for; other classes as they are."""
@@ -116,16 +131,22 @@ class PromptedSegmenter:
                 maps[:, k] = torch.sigmoid(torch.logit(maps[:, k]) / scaling.temperature + scaling.bias)
         return maps
 
-    def _segment(self, images: Tensor, prompts: Prompts, words: Sequence[Sequence[str]]) -> Tensor:
+    def _segment(self, images: Tensor, asked: _Asked) -> Tensor:
         """(N, 3, H, W) → (N, K, H, W)."""
         fitted, size = self.model.fit(images)
         pyramid = self.model.encode_images(fitted, self.chain.backbone)
-        found = torch.cat(self._prompts.run(lambda part: self._words(pyramid, prompts[part], size), len(prompts)), 1)
-        maps = self.chain.maps(class_probability(found, [len(group) for group in words]), fitted, pyramid, words)
+        parts = self._prompts.run(lambda part: self._words(pyramid, asked.prompts[part], asked.parting[part], size), len(asked.prompts))
+        found, gaps = (torch.cat(each, 1) for each in zip(*parts, strict=True))
+        maps = self.chain.maps(class_probability(found, asked.counts), fitted, pyramid, asked.words)
+        if any(asked.parting):
+            maps = maps.masked_fill(torch.stack([group.any(1) for group in torch.split(gaps, asked.counts, 1)], 1), 0)
         return maps[:, :, : images.shape[2], : images.shape[3]]
 
-    def _words(self, pyramid: Pyramid, prompts: Prompts, size: tuple[int, int]) -> Tensor:
-        """(N, P, H, W) probability per word. Presence is known before the costly masks: absent prompts get none."""
+    def _words(self, pyramid: Pyramid, prompts: Prompts, parting: Sequence[bool], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(N, P, H, W) probability per word, and bool where objects touch, of the words that are `parting`; without an extent of none.
+
+        Presence is known before the costly masks: absent prompts get none.
+        """
         sam, scoring = self.model.head, self.options.scoring
         fused = fuse(sam, pyramid, prompts, geometry_token=scoring.geometry_token)
         if self.aligner is not None:
@@ -135,6 +156,7 @@ class PromptedSegmenter:
         most = torch.sigmoid(decoded.presence[:, 0].float()) ** min(scoring.presence_power, 1.0)
         present = torch.nonzero(most >= scoring.absent_below)[:, 0]
         maps = torch.zeros(len(fused.tokens), *size, device=self.device)
+        gaps = torch.zeros(len(fused.tokens), *(size if any(parting) else (0, 0)), dtype=torch.bool, device=self.device)
         if len(present):
             some, presence = fused[present], decoded.presence[present]
             pixels = embed_pixels(sam, pyramid, some if self.aligner is None else self.aligner.before_masks(some))
@@ -143,17 +165,20 @@ class PromptedSegmenter:
                 scores = score(sam, decoded, fused)[present]
                 index, best = best_queries(scores, presence, scoring.query_threshold, scoring.top_queries)
                 if index.shape[1]:
-                    instances = Instances(self._masks(decoded.layers[:, present], pixels, index), best)
+                    masks, boxes = self._masks(decoded.layers[:, present], pixels, index)
+                    instances = Instances(masks, best)
+                    if any(parting):
+                        rows = torch.tensor(parting, device=self.device).repeat(len(pyramid.position))[present]
+                        gaps[present[rows]] = seams(masks[rows], boxes[rows], best[rows], size)
             maps[present] = word_probability(semantic_logits(sam, pixels), presence, size, instances, scoring.presence_power)
-        return maps.view(len(pyramid.position), len(prompts), *size)
+        shape = (len(pyramid.position), len(prompts))
+        return maps.view(*shape, *maps.shape[1:]), gaps.view(*shape, *gaps.shape[1:])
 
-    def _masks(self, layers: Tensor, pixels: Tensor, index: Tensor) -> Tensor:
-        """(L, B, Q, C) queries after each layer, (B, k) chosen ones → (B, k, h, w) logits of their masks."""
+    def _masks(self, layers: Tensor, pixels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """(L, B, Q, C) queries after each layer, (B, k) chosen ones → (B, k, h, w) logits of their masks, and (B, k, 4) boxes."""
         sam, row = self.model.head, torch.arange(len(index), device=index.device)[:, None]
-        masks = mask_logits(sam, pixels, layers[-1][row, index])
-        if not self.model.cuts_masks:
-            return masks
-        return cut_masks(masks, query_boxes(sam, layers)[-1][row, index])
+        masks, boxes = mask_logits(sam, pixels, layers[-1][row, index]), query_boxes(sam, layers)[-1][row, index]
+        return cut_masks(masks, boxes) if self.model.cuts_masks else masks, boxes
 
     @torch.inference_mode()
     def encode_texts(self, classes: ClassSet) -> Prompts:
