@@ -8,10 +8,18 @@ import torch
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
-from rs_model.calibration import TEMPERATURES, Scaling, fit_scaling, read_calibration, to_config, training_class
+from rs_model import query_calibration, segmenter
+from rs_model.calibration import TEMPERATURES, Scaling, fit_scaling, queries_of, read_calibration, to_config, training_class
 from rs_model.chain import Chain
+from rs_model.instance_score import Seen
+from rs_model.labels import CLASSES as TRAINED
+from rs_model.labels import IGNORE
+from rs_model.places import Place
 from rs_model.provider import sam3_provider
+from rs_model.query_calibration import fit_queries
 from rs_model.reliability import Tally, reliability
+from rs_model.scenes import Scene
+from rs_model.scores import best_queries
 from rs_model.segmenter import PromptedSegmenter
 from rs_model.weights import CONFIG, KEYS, MODEL_TYPE, WEIGHTS, weights_digest, write_calibration
 from rs_model.words import SYNONYMS
@@ -191,3 +199,62 @@ def test_a_model_is_loaded_with_the_calibration_of_its_folder(tmp_path):
     (tmp_path / CONFIG).write_text(json.dumps(config | {"calibration": to_config(CALIBRATION)}))
     scaled = sam3_provider(tmp_path).load(options, 1).segment(images, valid, CLASSES)
     np.testing.assert_allclose(scaled[:, 0], CALIBRATION["road"].apply(logit(plain[:, 0].astype(np.float64))), atol=1e-6)
+
+
+def test_queries_are_scaled_in_the_map_of_their_own_class_alone(model, monkeypatch):
+    """What the map is with scaled scores, it is with scores that came so."""
+    scaling, sets = Scaling(0.5, 2.0), ("scoring.query_threshold=0.2",)
+    plain, scaled = (segment(model, calibration, *sets) for calibration in (None, {queries_of("road"): scaling}))
+    np.testing.assert_array_equal(scaled[:, 1:], plain[:, 1:])
+
+    def likelier(*args):
+        index, best = best_queries(*args)
+        return index, torch.where(best > 0, torch.from_numpy(scaling.apply(logit(best.double().numpy()))).float(), 0)
+
+    monkeypatch.setattr(segmenter, "best_queries", likelier)
+    np.testing.assert_allclose(scaled[:, 0], segment(model, None, *sets)[:, 0], atol=1e-6)
+    assert (scaled[:, 0] - plain[:, 0]).max() > 0.01
+    monkeypatch.undo()
+    off = segment(model, {queries_of("road"): scaling}, *sets, "scoring.calibrated=false")
+    assert off.tobytes() == plain.tobytes()
+
+
+# --- of the queries' scores
+
+ROOF = TRAINED.index("building")
+LAND = TRAINED.index("land")
+
+
+def place_of(codes):
+    return Place("somewhere", "calibration", ("building",), lambda _: iter([Scene("one", np.zeros((*codes.shape, 3), np.uint8), codes)]))
+
+
+def seeing(monkeypatch, *found, presence=0.8):
+    """A model that finds, in every window, masks by their slices with these scores."""
+
+    def look(_model, image):
+        masks = np.zeros((len(found), *image.shape[:2]), bool)
+        for mask, (_, where) in zip(masks, found, strict=True):
+            mask[where] = True
+        return Seen(masks.any(0), {}, presence, np.array([score * presence for score, _ in found], np.float32), masks)
+
+    monkeypatch.setattr(query_calibration, "look", look)
+
+
+def test_a_querys_score_becomes_the_share_of_its_pixels_that_are_right(monkeypatch):
+    codes = np.full((100, 100), LAND, np.uint8)
+    codes[:90, :50] = ROOF
+    codes[:70, 50:] = ROOF
+    codes[95:] = IGNORE
+    seeing(monkeypatch, (0.8, np.s_[:, :50]), (0.6, np.s_[:, 50:]), (0.4, np.s_[:]))
+    found = fit_queries(None, 512, None, [place_of(codes)], 0.35)
+    np.testing.assert_allclose(found.apply(logit(np.array([0.8, 0.6]))), [90 / 95, 70 / 95], atol=3e-3)
+    assert fit_queries(None, 64, None, [place_of(codes), place_of(np.full_like(codes, IGNORE))], 0.35) is not None
+
+
+@pytest.mark.parametrize("code", [ROOF, LAND, IGNORE])
+def test_queries_that_are_all_right_or_all_wrong_or_none_are_left_as_they_are(monkeypatch, code):
+    seeing(monkeypatch, (0.8, np.s_[:, :50]))
+    codes = np.full((100, 100), code, np.uint8)
+    assert fit_queries(None, 512, None, [place_of(codes)], 0.35) is None
+    assert fit_queries(None, 512, None, [place_of(codes)], 0.9) is None

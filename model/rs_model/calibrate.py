@@ -3,7 +3,8 @@
     python -m rs_model.calibrate --data DIR [--model FOLDER] [--form temperature|shared|platt] [--write]
                                  [--diagram OUT.png] [--set KEY=VALUE] [--threads N]
 
-Fits a temperature for each class; or, with `--form shared`, one temperature and one bias for all classes, which leaves the likeliest
+Fits the scores of the queries to the pixels of their masks first (`query_calibration`), which before and after have alike. Then it
+fits a temperature for each class; or, with `--form shared`, one temperature and one bias for all classes, which leaves the likeliest
 class of every pixel as it is; or, with `--form platt`, both for each class, which makes rare classes rarer where classes compete.
 Prints calibration error and IoU before and after on the calibration and the test places, and the IoU of thresholds after it. (A run
 scales each tile, here the blended windows are: a difference in the third decimal.) `--write` puts the calibration into the weights
@@ -16,21 +17,24 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from rs_model.calibration import Calibration, Scaling, fit_scaling, rescale, to_config
+from rs_model.calibration import Calibration, Scaling, fit_scaling, queries_of, rescale, to_config
 from rs_model.labels import CLASSES
 from rs_model.pictures import Curve, reliability_diagram
 from rs_model.places import Place
 from rs_model.provider import tiny_provider
+from rs_model.query_calibration import NAME, fit_queries
 from rs_model.reliability import Tally, reliability
 from rs_model.scenes import Scene
 from rs_model.score import PlaceScore, Scores, all_classes, options_of, places_of, score_places
 from rs_model.score_tables import figures, mean
+from rs_model.segmenter import PromptedSegmenter
+from rs_model.tiny import TinySam3
 from rs_model.weights import SHIPPED, write_calibration
 from rs_pipeline.errors import RsSegError
 from rs_pipeline.segmenter import Segmenter
@@ -155,17 +159,22 @@ def main() -> int:
     parser.add_argument("--diagram", type=Path, metavar="OUT.png", help="draw reliability, before and after, on both splits")
     args = parser.parse_args()
     try:
-        provider = tiny_provider(args.model)
-        tile_px, segmenter = provider.info().tile_px, provider.load(options_of(*args.sets, "scoring.calibrated=false"), args.threads)
+        provider, options = tiny_provider(args.model), options_of(*args.sets, "scoring.calibrated=false")
+        tile_px, segmenter = provider.info().tile_px, cast("PromptedSegmenter", provider.load(options, args.threads))
+        places = [place for place in places_of(("calibration",)) if NAME in place.classes]
+        queries = fit_queries(cast("TinySam3", segmenter.model), tile_px, args.data, places, options.scoring.query_threshold)
+        segmenter.calibration = {queries_of(NAME): queries} if queries is not None else {}
         calibration = fit(score_places(segmenter, tile_px, args.data, places_of(("calibration",))), args.form)
         before, after = score_both(segmenter, tile_px, args.data, places_of(("calibration", "test")), calibration)
+        if queries is not None:
+            print(f"{queries_of(NAME)}: temperature {queries.temperature:.3f}, bias {queries.bias:.3f}", end="\n\n")  # noqa: T201
         for part in (describe_errors(before, after, calibration), describe_iou(before, after), describe_thresholds(after)):
             print(part, end="\n\n")  # noqa: T201
         if args.diagram is not None:
             rows = {split: curves_of(before, calibration, split) for split in ("calibration", "test")}
             reliability_diagram(rows).save(args.diagram)
         if args.write:
-            write_calibration(args.model, to_config(calibration))
+            write_calibration(args.model, to_config({**calibration, **segmenter.calibration}))
     except RsSegError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code

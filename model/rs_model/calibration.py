@@ -48,6 +48,11 @@ Calibration = Mapping[str, Scaling]
 """By training class; a class that is not in it is left as it is."""
 
 
+def queries_of(name: str) -> str:
+    """What a calibration has the scaling of a class's queries under, where their scores have one of their own."""
+    return f"{name}, queries"
+
+
 def training_class(prompts: Sequence[str]) -> str | None:
     """The training class that all of a class's prompts are words for; None where they name several, or one is not known."""
     owners = {prompt: name for name, phrases in SYNONYMS.items() for prompt in phrases}

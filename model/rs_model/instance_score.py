@@ -99,8 +99,9 @@ class Seen:
     """(H, W) where the semantic map says so."""
     gaps: dict[float, NDArray[np.bool_]]
     """(H, W) by the least score of the queries: where `scoring.apart` would keep buildings apart."""
+    presence: float
     scores: NDArray[np.float32]
-    """(Q,) of the queries, best first."""
+    """(Q,) of the queries times presence, best first."""
     masks: NDArray[np.bool_]
     """(Q, H, W) theirs."""
 
@@ -121,6 +122,7 @@ def look(model: TinySam3, image: NDArray[np.uint8]) -> Seen:
     return Seen(
         ((torch.sigmoid(enlarge(semantic_logits(sam, embedded), size))[0, 0] * presence[0]) > HALF).numpy()[inside],
         {least: seams(masks, boxes, scores[None] * (scores > least), size)[0].numpy()[inside] for least in SCORES},
+        float(presence[0]),
         scores.numpy(),
         (enlarge(masks, size)[0] > 0).numpy()[:, *inside],
     )

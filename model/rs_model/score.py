@@ -61,8 +61,8 @@ def predict(segmenter: Segmenter, image: NDArray[np.uint8], classes: ClassSet, t
     side = (min(tile_px, height), min(tile_px, width))
     ramp = np.minimum.outer(*(np.minimum(np.arange(s) + 1, np.arange(s)[::-1] + 1) for s in side)).astype(np.float32)
     total, weight = np.zeros((len(classes), height, width), np.float32), np.zeros((height, width), np.float32)
-    for top in _starts(height, side[0]):
-        for left in _starts(width, side[1]):
+    for top in starts(height, side[0]):
+        for left in starts(width, side[1]):
             inside = np.s_[top : top + side[0], left : left + side[1]]
             pixels = np.moveaxis(image[inside], -1, 0)[None].astype(np.float32) / np.float32(255)
             total[:, *inside] += segmenter.segment(pixels, np.ones((1, *side), bool), classes)[0] * ramp
@@ -70,7 +70,7 @@ def predict(segmenter: Segmenter, image: NDArray[np.uint8], classes: ClassSet, t
     return total / weight
 
 
-def _starts(length: int, side: int) -> list[int]:
+def starts(length: int, side: int) -> list[int]:
     """Window starts: a quarter of a window overlaps the next, the last one is flush with the end."""
     return sorted({*range(0, length - side, max(side * 3 // 4, 1)), length - side})
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Sam3Model
 
 from rs_model.batching import Batches
-from rs_model.calibration import Calibration, training_class
+from rs_model.calibration import Calibration, Scaling, queries_of, training_class
 from rs_model.chain import Chain
 from rs_model.scores import Instances, best_queries, class_probability, word_probability
 from rs_model.seams import seams
@@ -49,12 +49,14 @@ class PromptableModel(Protocol):
 class _Asked:
     """The classes of a call as the model takes them, K of P words."""
 
-    def __init__(self, prompts: Prompts, classes: ClassSet, apart: Sequence[str]) -> None:
+    def __init__(self, prompts: Prompts, classes: ClassSet, apart: Sequence[str], calibration: Calibration) -> None:
         self.prompts = prompts
         self.words = [c.prompts for c in classes]
         self.counts = [len(group) for group in self.words]
         self.parting = [c.name in apart and word == 0 for c in classes for word in range(len(c.prompts))]
         """(P,) do a word's queries keep the objects of its class apart: of several words, each of which has its own, the first."""
+        self.scalings = [calibration.get(queries_of(training_class([word]) or "")) for group in self.words for word in group]
+        """(P,) of the scores of a word's queries."""
 
 
 class PromptedSegmenter:
@@ -109,7 +111,7 @@ class PromptedSegmenter:
             torch.set_num_threads(self.threads)  # here, not when loaded: OpenMP keeps the number per calling thread
         seen = np.where(valid[:, None], images, np.float32(0))
         with self.precision():
-            asked = _Asked(self.encode_texts(classes), classes, self.options.scoring.apart)
+            asked = _Asked(self.encode_texts(classes), classes, self.options.scoring.apart, self.calibration)
             maps = self._tiles.run(lambda part: self._mean(seen[part], valid[part], asked), len(seen))
         return np.concatenate([self._calibrated(part.float(), asked.words).cpu().numpy() for part in maps])
 
@@ -128,26 +130,27 @@ class PromptedSegmenter:
         for k, prompts in enumerate(words):
             scaling = self.calibration.get(training_class(prompts) or "")
             if scaling is not None:
-                maps[:, k] = torch.sigmoid(torch.logit(maps[:, k]) / scaling.temperature + scaling.bias)
+                maps[:, k] = _scaled(maps[:, k], scaling)
         return maps
 
     def _segment(self, images: Tensor, asked: _Asked) -> Tensor:
         """(N, 3, H, W) → (N, K, H, W)."""
         fitted, size = self.model.fit(images)
         pyramid = self.model.encode_images(fitted, self.chain.backbone)
-        parts = self._prompts.run(lambda part: self._words(pyramid, asked.prompts[part], asked.parting[part], size), len(asked.prompts))
+        parts = self._prompts.run(lambda part: self._words(pyramid, asked, part, size), len(asked.prompts))
         found, gaps = (torch.cat(each, 1) for each in zip(*parts, strict=True))
         maps = self.chain.maps(class_probability(found, asked.counts), fitted, pyramid, asked.words)
         if any(asked.parting):
             maps = maps.masked_fill(torch.stack([group.any(1) for group in torch.split(gaps, asked.counts, 1)], 1), 0)
         return maps[:, :, : images.shape[2], : images.shape[3]]
 
-    def _words(self, pyramid: Pyramid, prompts: Prompts, parting: Sequence[bool], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _words(self, pyramid: Pyramid, asked: _Asked, part: slice, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """(N, P, H, W) probability per word, and bool where objects touch, of the words that are `parting`; without an extent of none.
 
         Presence is known before the costly masks: absent prompts get none.
         """
         sam, scoring = self.model.head, self.options.scoring
+        prompts, parting, scalings = asked.prompts[part], asked.parting[part], asked.scalings[part]
         fused = fuse(sam, pyramid, prompts, geometry_token=scoring.geometry_token)
         if self.aligner is not None:
             fused = self.aligner.before_decoder(sam, pyramid, fused)
@@ -166,10 +169,13 @@ class PromptedSegmenter:
                 index, best = best_queries(scores, presence, scoring.query_threshold, scoring.top_queries)
                 if index.shape[1]:
                     masks, boxes = self._masks(decoded.layers[:, present], pixels, index)
-                    instances = Instances(masks, best)
-                    if any(parting):
-                        rows = torch.tensor(parting, device=self.device).repeat(len(pyramid.position))[present]
+                    for word in [word for word, parts in enumerate(parting) if parts]:
+                        rows = present % len(prompts) == word
                         gaps[present[rows]] = seams(masks[rows], boxes[rows], best[rows], size)
+                    for word, scaling in [(word, scaling) for word, scaling in enumerate(scalings) if scaling is not None]:
+                        rows = present % len(prompts) == word
+                        best[rows] = torch.where(best[rows] > 0, _scaled(best[rows], scaling), 0)
+                    instances = Instances(masks, best)
             maps[present] = word_probability(semantic_logits(sam, pixels), presence, size, instances, scoring.presence_power)
         shape = (len(pyramid.position), len(prompts))
         return maps.view(*shape, *maps.shape[1:]), gaps.view(*shape, *gaps.shape[1:])
@@ -193,6 +199,10 @@ class PromptedSegmenter:
             with self.precision():
                 self._texts[words] = self.model.encode_text(words)
         return self._texts[words]
+
+
+def _scaled(probability: Tensor, scaling: Scaling) -> Tensor:
+    return torch.sigmoid(torch.logit(probability) / scaling.temperature + scaling.bias)
 
 
 def find_device(name: str) -> torch.device:
