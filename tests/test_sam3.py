@@ -259,6 +259,30 @@ def test_objects_are_kept_apart_by_a_gap_of_no_probability_and_nothing_else_chan
     assert (gap == expected)[:, :2].mean() > 0.999, "the order of additions may move a border by a pixel"
 
 
+@pytest.mark.parametrize("sets", [("prompt_batch=1",), ("prompt_batch=2",), ("scoring.absent_below=1",)])
+def test_objects_are_kept_apart_in_whatever_batches_prompts_come_and_where_they_are_absent(model, monkeypatch, sets):
+    monkeypatch.setattr(rs_model.seams, "SHARED", 1.0)
+    usual = ("scoring.query_threshold=0", "scoring.absent_below=0", *sets)
+    whole = segmenter_of(model, *usual).segment(*tiles(2), EACH)
+    parted = segmenter_of(model, *usual, "scoring.apart=[river]").segment(*tiles(2), EACH)
+    assert ((parted != whole).any((0, 2, 3)) == [False, bool(whole.any()), False]).all()
+
+
+@torch.no_grad()
+def test_where_some_prompts_are_absent_the_others_are_kept_apart_as_before(model, monkeypatch):
+    monkeypatch.setattr(rs_model.seams, "SHARED", 1.0)
+    images, valid = tiles(2)
+    sam, pyramid = model.head, model.encode_images(torch.from_numpy(images))
+    presence = decode(sam, fuse(sam, pyramid, model.encode_text(WORDS))).presence.sigmoid().view(2, 3)
+    least = float(presence.flatten().sort().values[2:4].mean())
+    sets = ("scoring.query_threshold=0", "scoring.apart=[road,river,roof]")
+    everything = segmenter_of(model, *sets, "scoring.absent_below=0").segment(images, valid, EACH)
+    found = segmenter_of(model, *sets, f"scoring.absent_below={least}").segment(images, valid, EACH)
+    there = (presence >= least).numpy()
+    np.testing.assert_array_equal((found == 0)[there], (everything == 0)[there])
+    assert (found[~there] == 0).all()
+
+
 def test_a_class_of_several_words_is_parted_by_the_queries_of_its_first(model, monkeypatch):
     monkeypatch.setattr(rs_model.seams, "SHARED", 1.0)
     sets = ("scoring.query_threshold=0", "scoring.absent_below=0", "scoring.apart=[road,roof]")

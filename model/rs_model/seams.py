@@ -36,8 +36,10 @@ def seams(masks: Tensor, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -
     -------
     (B, H, W) bool.
     """
-    cut = cut_masks(masks.float(), boxes)
-    return torch.stack([_of_row(row[_apart(row, score)], size) for row, score in zip(cut, scores, strict=True)])
+    found = torch.zeros(len(masks), *size, dtype=torch.bool, device=masks.device)
+    for seam, row, score in zip(found, cut_masks(masks.float(), boxes), scores, strict=True):
+        seam[:] = _of_row(row[_apart(row, score)], size)
+    return found
 
 
 def _apart(masks: Tensor, scores: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ class PromptedSegmenter:
         return maps[:, :, : images.shape[2], : images.shape[3]]
 
     def _words(self, pyramid: Pyramid, asked: _Asked, part: slice, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """(N, P, H, W) probability per word, and bool where objects touch, of the words that are `parting`; without an extent of none.
+        """(N, P, H, W) probability per word, and bool where objects touch, of words that are `parting`; without an extent if none is.
 
         Presence is known before the costly masks: absent prompts get none.
         """
@@ -159,7 +159,7 @@ class PromptedSegmenter:
         most = torch.sigmoid(decoded.presence[:, 0].float()) ** min(scoring.presence_power, 1.0)
         present = torch.nonzero(most >= scoring.absent_below)[:, 0]
         maps = torch.zeros(len(fused.tokens), *size, device=self.device)
-        gaps = torch.zeros(len(fused.tokens), *(size if any(parting) else (0, 0)), dtype=torch.bool, device=self.device)
+        gaps = torch.zeros(len(fused.tokens), *(size if any(asked.parting) else (0, 0)), dtype=torch.bool, device=self.device)
         if len(present):
             some, presence = fused[present], decoded.presence[present]
             pixels = embed_pixels(sam, pyramid, some if self.aligner is None else self.aligner.before_masks(some))
