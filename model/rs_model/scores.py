@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_MASKS_AT_ONCE = 16
+MASKS_AT_ONCE = 16
 """Enlarged masks of a row that are held together: 16 of 1008² are 65 MB."""
 
 
@@ -63,8 +63,8 @@ def word_probability(
     once, again = present ** min(power, 1.0), present ** max(power - 1.0, 0.0)
     probability = torch.sigmoid(enlarge(semantic, size))
     if instances is not None:
-        for start in range(0, instances.masks.shape[1], _MASKS_AT_ONCE):
-            some = slice(start, start + _MASKS_AT_ONCE)
+        for start in range(0, instances.masks.shape[1], MASKS_AT_ONCE):
+            some = slice(start, start + MASKS_AT_ONCE)
             found = torch.sigmoid(enlarge(instances.masks[:, some], size)) * (instances.scores[:, some] * again)[:, :, None, None]
             probability = torch.maximum(probability, found.amax(1, keepdim=True))
     return (probability * once[:, :, None, None]).squeeze(1)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rs_model.scores import enlarge
+from rs_model.scores import MASKS_AT_ONCE, enlarge
 from rs_model.stages import NOWHERE, cut_masks
 
 SHARED = 0.15
 """Share of the smaller of two masks that both may have: above it the better query alone stands for what is there."""
 LEAST_CELLS = 3
 """Smaller masks part nothing."""
-_MASKS_AT_ONCE = 16
 _OUTSIDE = NOWHERE / 2
 """Logits from here on are of a mask's own box, once it was enlarged."""
 
@@ -60,8 +59,8 @@ def _of_row(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """(n, h, w) logits → (H, W) bool."""
     best = torch.full(size, _OUTSIDE, device=masks.device)
     owner = torch.full(size, -1, device=masks.device)
-    for start in range(0, len(masks), _MASKS_AT_ONCE):
-        found, index = enlarge(masks[None, start : start + _MASKS_AT_ONCE], size)[0].max(0)
+    for start in range(0, len(masks), MASKS_AT_ONCE):
+        found, index = enlarge(masks[None, start : start + MASKS_AT_ONCE], size)[0].max(0)
         better = found > best
         best, owner = torch.where(better, found, best), torch.where(better, index + start, owner)
     owned = owner >= 0
