@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from rs_pipeline.adapters import adapter_file
 from rs_pipeline.arguments import as_path
 from rs_pipeline.errors import ConfigError
-from rs_pipeline.options import Count, ModelOptions, Positive, RefineSettings, ScoringSettings, Section, Step
+from rs_pipeline.options import Count, EachOnce, ModelOptions, Positive, RefineSettings, ScoringSettings, Section, Step
 from rs_pipeline.segmenter import model_kind
 
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -54,16 +54,11 @@ class VectorSettings(Section):
     connectivity: Literal[4, 8]
     min_area_m2: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     simplify_m: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    lines: tuple[str, ...]
-    square: tuple[str, ...]
-    formats: tuple[FormatName, ...]
+    lines: Annotated[tuple[str, ...], EachOnce]
+    square: Annotated[tuple[str, ...], EachOnce]
+    formats: Annotated[tuple[FormatName, ...], EachOnce]
     crs: str | None
     licence: str | None
-
-    @field_validator("formats", "lines", "square")
-    @classmethod
-    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(set(names)))  # their order decides nothing, so the key of a run must not hang on it
 
     def decisive(self) -> dict[str, Any]:
         """What of them decides the products, JSON-ready: what is not asked for is left out, so that a setting more is no other run."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Scale = Annotated[float, Field(ge=0.25, le=4)]
+EachOnce = AfterValidator(lambda names: tuple(sorted(set(names))))
+"""For names whose order decides nothing, so that the key of a run does not hang on it."""
 
 TokenPlace = Literal["backbone", "encoder"]
 """Tokens of the image, once for all prompts; or tokens of image and prompt, after the DETR encoder."""
@@ -171,16 +173,11 @@ class ScoringSettings(Section):
     instances: bool | None
     query_threshold: Share
     top_queries: Count
-    apart: tuple[str, ...]
+    apart: Annotated[tuple[str, ...], EachOnce]
     geometry_token: bool
     calibrated: bool | None
     feedback: bool
     tta: TtaSettings
-
-    @field_validator("apart")
-    @classmethod
-    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(set(names)))  # their order decides nothing, so the key of a run must not hang on it
 
 
 class ModelOptions(Section):

@@ -150,7 +150,7 @@ class PromptedSegmenter:
         Presence is known before the costly masks: absent prompts get none.
         """
         sam, scoring = self.model.head, self.options.scoring
-        prompts, parting, scalings = asked.prompts[part], asked.parting[part], asked.scalings[part]
+        prompts = asked.prompts[part]
         fused = fuse(sam, pyramid, prompts, geometry_token=scoring.geometry_token)
         if self.aligner is not None:
             fused = self.aligner.before_decoder(sam, pyramid, fused)
@@ -169,12 +169,12 @@ class PromptedSegmenter:
                 index, best = best_queries(scores, presence, scoring.query_threshold, scoring.top_queries)
                 if index.shape[1]:
                     masks, boxes = self._masks(decoded.layers[:, present], pixels, index)
-                    for word in [word for word, parts in enumerate(parting) if parts]:
+                    for word, (parts, scaling) in enumerate(zip(asked.parting[part], asked.scalings[part], strict=True)):
                         rows = present % len(prompts) == word
-                        gaps[present[rows]] = seams(masks[rows], boxes[rows], best[rows], size)
-                    for word, scaling in [(word, scaling) for word, scaling in enumerate(scalings) if scaling is not None]:
-                        rows = present % len(prompts) == word
-                        best[rows] = torch.where(best[rows] > 0, _scaled(best[rows], scaling), 0)
+                        if parts:
+                            gaps[present[rows]] = seams(masks[rows], boxes[rows], best[rows], size)
+                        if scaling is not None:
+                            best[rows] = torch.where(best[rows] > 0, _scaled(best[rows], scaling), 0)
                     instances = Instances(masks, best)
             maps[present] = word_probability(semantic_logits(sam, pixels), presence, size, instances, scoring.presence_power)
         shape = (len(pyramid.position), len(prompts))
