@@ -63,9 +63,9 @@ def measure(backbone: str, data: Path, recipe: Recipe, mixture: Mixture) -> dict
     recipe = recipe.model_copy(update={"backbone": backbone, "text": recipe.text.model_copy(update={"steps": 1})})
     run = Run(recipe, mixture, None)
     start = time.perf_counter()
-    while run.step < recipe.dense.steps:
-        run.advance(run.mixture.batch("dense", run.step))
-    seconds = (time.perf_counter() - start) / recipe.dense.steps
+    while run.step < recipe.phases[0].steps:
+        run.advance(run.mixture.batch(0, run.step))
+    seconds = (time.perf_counter() - start) / recipe.phases[0].steps
     run.student.load_state_dict(run.average)
     student = run.student.eval()
     scores = calibration_score(student, data).iou

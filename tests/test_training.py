@@ -9,14 +9,14 @@ import torch
 import yaml
 from PIL import Image
 from rs_model import score, train
-from rs_model.augment import cut, disturb, turn
+from rs_model.augment import cut, disturb, place, turn
 from rs_model.checkpoint import NAME, read_state
 from rs_model.dense import DenseHead
-from rs_model.labels import CLASSES, DRY, IGNORE, MEANING, NO, NOT_BUILDING, SEALED, UNKNOWN, YES
-from rs_model.losses import choice_loss, dense_loss, mask_loss, presence_of, targets_of, total_loss
+from rs_model.labels import CLASSES, DRY, IGNORE, MEANING, NO, NOT_BUILDING, NOTHING, SEALED, UNKNOWN, YES
+from rs_model.losses import choice_loss, dense_loss, mask_loss, presence_of, targets_of, teacher_loss, total_loss
 from rs_model.mixture import read_mixture
 from rs_model.provider import tiny_provider
-from rs_model.recipe import PHASES, read_recipe
+from rs_model.recipe import read_recipe
 from rs_model.scenes import (
     BANEPA_EAST_X,
     BANEPA_QUARTERS,
@@ -31,6 +31,7 @@ from rs_model.scenes import (
     stretch,
 )
 from rs_model.spectral import label, read_spectral
+from rs_model.teacher import UNTAUGHT, Teacher, look_at
 from rs_model.tiny import load_tiny
 from rs_model.train import Run, one_cycle
 
@@ -41,6 +42,8 @@ RECIPE = ROOT / "configs" / "train" / "rs-tiny.yaml"
 DATA = ROOT.parent / "shared" / "data"
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason="the data sets are not in ../shared/data")
 building, land, road, vegetation, water = range(5)
+DENSE, PROMPTED, INSTANCES, WORDS, TOGETHER = range(5)
+"""Phases of the recipe below."""
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +70,22 @@ def recipe(tmp_path):
     return write_recipe(tmp_path / "recipe.yaml")
 
 
+PHASE = {"steps": 3, "crop_px": 64, "crops": 2, "learning_rate": 0.001, "warmup": 0.1}
+
+
 def write_recipe(path, **changes):
-    phase = {"steps": 3, "crop_px": 64, "crops": 2, "learning_rate": 0.001, "warmup": 0.1}
     text = {"steps": 3, "phrases": 16, "learning_rate": 0.002}
     mix = {"dubai": {"weight": 1, "zoom": [0.5, 2.0]}}
     small = {
         "threads": 1,
         "text": text,
-        "dense": phase,
-        "prompted": phase,
-        "instances": phase,
-        "words": phase,
+        "phases": [
+            {"lesson": "dense", **PHASE},
+            {"lesson": "prompted", "instance_weight": 0.2, **PHASE},
+            {"lesson": "instances", **PHASE},
+            {"lesson": "words", "instance_weight": 0.2, **PHASE},
+            {"lesson": "together", "instance_weight": 1.0, "teacher_weight": 1.0, **PHASE},
+        ],
         "checkpoint_every": 2,
         "mix": mix,
     }
@@ -91,7 +99,7 @@ class KilledError(Exception):
 
 def stop_before(monkeypatch, phase, step):
     def advance(run, batch, whole=Run.advance):
-        if (run.phase, run.step) == (phase, step):
+        if (run.index, run.step) == (phase, step):
             raise KilledError
         return whole(run, batch)
 
@@ -100,7 +108,7 @@ def stop_before(monkeypatch, phase, step):
 
 @pytest.mark.parametrize(
     ("phase", "step", "kept"),
-    [("dense", 2, 2), ("prompted", 0, 3), ("prompted", 2, 2), ("instances", 0, 3), ("instances", 2, 2), ("words", 0, 3), ("words", 2, 2)],
+    [(DENSE, 2, 2), (PROMPTED, 0, 3), (PROMPTED, 2, 2), (INSTANCES, 0, 3), (WORDS, 2, 2), (TOGETHER, 0, 3), (TOGETHER, 2, 2)],
 )
 def test_a_run_killed_in_any_phase_ends_with_the_weights_of_a_whole_one(data, recipe, tmp_path, monkeypatch, phase, step, kept):
     whole = train.train(recipe, data=data, out=tmp_path / "whole", resume=False)
@@ -121,14 +129,14 @@ def test_a_run_killed_in_any_phase_ends_with_the_weights_of_a_whole_one(data, re
 def test_a_phase_changes_its_own_parts_alone(data, recipe):
     run = Run(read_recipe(recipe, 1), read_mixture(data, read_recipe(recipe, 1)), None)
     head = run.student.model.head
-    for phase in PHASES:
-        run._begin(phase)
+    for index, phase in enumerate(run.recipe.phases):
+        run._begin(index)
         before = {name: tensor.clone() for name, tensor in run.student.state_dict().items()}
-        run.advance(run.mixture.batch(phase, 0))
-        learning = {name for part in run.student.learns_in(phase) for name in names_in(run.student, part)}
+        run.advance(run.mixture.batch(index, 0))
+        learning = {name for part in run.student.learns(phase.lesson) for name in names_in(run.student, part)}
         changed = {name for name, tensor in run.student.state_dict().items() if not torch.equal(tensor, before[name])}
         assert changed <= learning
-        assert {part for part in run.student.learns_in(phase) if changed & names_in(run.student, part)} == set(run.student.learns_in(phase))
+        assert all(changed & names_in(run.student, part) for part in run.student.learns(phase.lesson))
         assert not changed & names_in(run.student, head.text_encoder)
 
 
@@ -137,14 +145,85 @@ def names_in(student, part):
     return {name for name in student.state_dict() if name.startswith(f"{prefix}.")}
 
 
-def test_only_the_words_phase_hears_mostly_composed_phrases(data, recipe):
+def test_the_last_phases_alone_hear_composed_phrases(data, recipe):
     mixture = read_mixture(data, read_recipe(recipe, None))
-    words = {phase: [mixture.batch(phase, step).words for step in range(60)] for phase in ("prompted", "words")}
-    assert {len(w) for w in words["prompted"]} == {6}
-    assert {len(w) for w in words["words"]} == {6}
+    words = {phase: [mixture.batch(phase, step).words for step in range(60)] for phase in (PROMPTED, WORDS, TOGETHER)}
+    assert {len(w) for drawn in words.values() for w in drawn} == {6}
     named = {phase: np.mean([w[k] == name for w in drawn for k, name in enumerate(CLASSES)]) for phase, drawn in words.items()}
-    assert named["prompted"] == pytest.approx(0.5, abs=0.1)
-    assert named["words"] == pytest.approx(0.25, abs=0.1)
+    assert named == pytest.approx({PROMPTED: 0.5, WORDS: 0.25, TOGETHER: 0.25}, abs=0.1)
+
+
+def test_a_phase_draws_its_sources_by_shares_of_its_own(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("rs_model.mixture._render_demo", lambda recipe: read_dubai(data, "train"))
+    mix = {name: {"weight": 0.5, "zoom": [0.5, 2.0]} for name in ("dubai", "demo")}
+    phases = [PHASE | {"lesson": "prompted"}, PHASE | {"lesson": "words", "shares": {"demo": 1}}]
+    path = write_recipe(tmp_path / "own.yaml", mix=mix, phases=phases)
+    drawn = []
+    mixture = read_mixture(data, read_recipe(path, None))
+    monkeypatch.setattr("rs_model.mixture._instances", lambda codes, sources: drawn.append(set(sources)) or [])
+    for index in (0, 1):
+        for step in range(20):
+            mixture.batch(index, step)
+    assert set.union(*drawn[:20]) == {"dubai", "demo"}
+    assert set.union(*drawn[20:]) == {"demo"}
+
+
+def test_a_teacher_says_what_lies_in_the_window_turned_as_the_crop_and_nothing_of_collars_or_strange_scenes(data, recipe, monkeypatch):
+    mixture = read_mixture(data, read_recipe(recipe, None))
+    scenes = mixture.scenes["dubai"]
+    maps = {s.name: (np.moveaxis(s.image[..., [0, 1, 2, 0, 1]], -1, 0)).copy() for s in scenes[1:]}
+    teacher = Teacher(maps, {s.name: s.codes.shape for s in scenes[1:]})
+    monkeypatch.setattr("rs_model.mixture.disturb", lambda image, rng: image.astype(np.float32) / 255)
+    known = collars = strange = 0
+    for step in range(40):
+        batch = mixture.batch(TOGETHER, step, teacher)
+        assert batch.taught.shape == (2, 5, 32, 32)
+        for image, codes, taught in zip(batch.images, batch.codes, batch.taught, strict=True):
+            if (taught == UNTAUGHT).all():
+                strange += 1
+                continue
+            collar = codes[::2, ::2] == NOTHING
+            assert (taught[:, collar] == UNTAUGHT).all()
+            collars += collar.any()
+            known += 1
+            halved = image.reshape(3, 32, 2, 32, 2).mean((2, 4))
+            assert np.abs(taught[:3] - halved)[:, ~collar].mean() < 0.06
+    assert min(known, collars, strange) > 0
+    assert mixture.batch(WORDS, 0).taught is None
+
+
+def test_a_teacher_looks_at_every_scene_but_the_generated_ones_and_is_the_mean_of_its_views(data, recipe, tmp_path):
+    read = read_recipe(recipe, 1)
+    run = Run(read, read_mixture(data, read), None)
+    train.export(tmp_path / "w", read, run.averaged_model(), "")
+    scenes = list(run.mixture.without_exact_labels())
+    assert [zoom for _, zoom in scenes] == [1.0] * 3
+    scene = scenes[0][0]
+    mirrored = Scene("mirrored", np.ascontiguousarray(scene.image[:, ::-1]), scene.codes)
+    teacher = look_at(tmp_path / "w", [(scene, 1.0), (mirrored, 1.0), (Scene("half", scene.image, scene.codes), 0.5)], 512, 1)
+    assert teacher.maps[scene.name].shape == (5, *scene.codes.shape)
+    assert teacher.maps["half"].shape == (5, 50, 60)
+    assert np.abs(teacher.maps[scene.name][..., ::-1].astype(int) - teacher.maps["mirrored"]).max() <= 1
+
+
+def test_what_a_teacher_does_not_say_moves_nothing():
+    torch.manual_seed(0)
+    logits, taught = torch.randn(2, 6, 8, 8), torch.rand(2, 5, 16, 16)
+    taught[:, :, 8:] = UNTAUGHT
+    changed = logits.clone()
+    changed[:, :, 5:] += 3
+    changed[:, 5] -= 7
+    assert teacher_loss(changed, taught) == pytest.approx(teacher_loss(logits, taught).item())
+    assert teacher_loss(logits, torch.full_like(taught, UNTAUGHT)) == 0
+    agreed = torch.logit(taught[:, :, :8, :].clamp(1e-4, 1 - 1e-4))
+    assert teacher_loss(agreed, taught[:, :, :8]) < teacher_loss(agreed + 0.3, taught[:, :, :8])
+
+
+def test_harsh_scenes_are_generated_too(data, tmp_path):
+    mix = {"demo": {"weight": 1, "zoom": [0.5, 2.0]}}
+    path = write_recipe(tmp_path / "own.yaml", mix=mix, demo_scenes=1, harsh_scenes=2, demo_px=96)
+    scenes = read_mixture(data, read_recipe(path, None)).scenes["demo"]
+    assert [scene.name for scene in scenes] == ["demo 1000", "demo 3000", "demo 3001"]
 
 
 def test_a_recipe_may_name_its_own_tiles_of_dubai(data, tmp_path):
@@ -182,7 +261,11 @@ def test_missing_data_is_one_clear_line(recipe, tmp_path):
         {"stesp": 3},
         {"clip_norm": 0},
         {"ema_decay": "slow"},
-        {"dense": {"steps": 1, "crop_px": 65, "crops": 1, "learning_rate": 1, "warmup": 0}},
+        {"phases": [PHASE | {"lesson": "dense", "crop_px": 65}]},
+        {"phases": [PHASE | {"lesson": "rote"}]},
+        {"phases": [PHASE | {"lesson": "dense", "shares": {"banepa": 1}}]},
+        {"phases": [PHASE | {"lesson": "dense", "shares": {"dubai": 0}}]},
+        {"phases": []},
         {"mix": {"mars": {"weight": 1, "zoom": [1, 2]}}},
         {"mix": {}},
     ],
@@ -194,9 +277,9 @@ def test_a_bad_recipe_is_refused(tmp_path, change):
 
 def test_the_shipped_recipe_is_valid_and_phases_can_be_shortened():
     whole, short = read_recipe(RECIPE, None), read_recipe(RECIPE, 3)
-    assert min(whole.dense.steps, whole.prompted.steps) > 1000
-    assert (short.text.steps, short.dense.steps, short.prompted.steps) == (3, 3, 3)
-    assert short.dense.crop_px == whole.dense.crop_px
+    assert min(phase.steps for phase in whole.phases) > 1000
+    assert {short.text.steps, *(phase.steps for phase in short.phases)} == {3}
+    assert [phase.crop_px for phase in short.phases] == [phase.crop_px for phase in whole.phases]
     with pytest.raises(ConfigError):
         read_recipe(RECIPE, 0)
 
@@ -217,11 +300,11 @@ def test_a_place_belongs_to_one_split():
 
 def test_a_batch_depends_on_its_step_alone(data, recipe):
     mixture = read_mixture(data, read_recipe(recipe, None))
-    first, again, other = mixture.batch("dense", 5), mixture.batch("dense", 5), mixture.batch("dense", 6)
+    first, again, other = mixture.batch(DENSE, 5), mixture.batch(DENSE, 5), mixture.batch(DENSE, 6)
     assert first.words == again.words
     assert first.images.tobytes() == again.images.tobytes()
     assert first.images.tobytes() != other.images.tobytes()
-    assert first.images.tobytes() != mixture.batch("prompted", 5).images.tobytes()
+    assert first.images.tobytes() != mixture.batch(PROMPTED, 5).images.tobytes()
     assert first.images.shape == (2, 3, 64, 64)
     assert 0 <= first.images.min() <= first.images.max() <= 1
 
@@ -271,7 +354,7 @@ def test_crops_keep_image_and_labels_together():
     codes = np.kron(rng.integers(0, 5, (8, 9)), np.ones((32, 32), int)).astype(np.uint8)
     scene = Scene("checks", np.repeat(codes[:, :, None] * 50, 3, 2), codes)
     for zoom in (0.3, 1.0, 2.0):
-        image, labels = turn(*cut(scene, 96, zoom, rng), rng)
+        image, labels = turn(cut(scene, place(scene.codes, 96, zoom, rng), 96), rng)
         assert image.shape == (96, 96, 3)
         assert (np.abs(image[:, :, 0].astype(int) - labels * 50) < 5).mean() > 0.6
     calm = disturb(image, np.random.default_rng(1))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,24 +20,34 @@ BLANK_SHARE = 0.08
 """Share of crops with a blank margin."""
 
 
-def cut(scene: Scene, side_px: int, zoom: float, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """One square crop, resampled.
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A square of a scene, in its pixels."""
+
+    top: int
+    left: int
+    side: int
+
+
+def place(codes: NDArray[np.uint8], side_px: int, zoom: float, rng: np.random.Generator) -> Window:
+    """Where to cut a crop.
 
     Parameters
     ----------
-    side_px: side of the crop that comes out.
+    codes: (H, W) of the scene.
+    side_px: side of the crop that is to come out.
     zoom: output pixels per scene pixel; raised where the scene is too small for it.
-
-    Returns
-    -------
-    (S, S, 3) image and (S, S) codes.
     """
-    height, width = scene.codes.shape
-    window = min(round(side_px / zoom), height, width)
-    row, col = _centre(scene.codes, rng)
-    top = int(np.clip(row - rng.integers(window), 0, height - window))
-    left = int(np.clip(col - rng.integers(window), 0, width - window))
-    inside = np.s_[top : top + window, left : left + window]
+    height, width = codes.shape
+    side = min(round(side_px / zoom), height, width)
+    row, col = _centre(codes, rng)
+    top = int(np.clip(row - rng.integers(side), 0, height - side))
+    return Window(top, int(np.clip(col - rng.integers(side), 0, width - side)), side)
+
+
+def cut(scene: Scene, window: Window, side_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One square crop, resampled: (S, S, 3) image and (S, S) codes."""
+    inside = np.s_[window.top : window.top + window.side, window.left : window.left + window.side]
     image = Image.fromarray(scene.image[inside]).resize((side_px, side_px), Image.Resampling.BILINEAR)
     codes = Image.fromarray(scene.codes[inside]).resize((side_px, side_px), Image.Resampling.NEAREST)
     return np.asarray(image), np.asarray(codes)
@@ -53,11 +66,11 @@ def _centre(codes: NDArray[np.uint8], rng: np.random.Generator) -> tuple[int, in
     return int(rng.integers(height)), int(rng.integers(width))
 
 
-def turn(image: NDArray[np.uint8], codes: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """One of the eight flips and quarter turns, the same for both."""
+def turn(arrays: Iterable[NDArray[Any]], rng: np.random.Generator) -> list[NDArray[Any]]:
+    """One of the eight flips and quarter turns of their first two axes, the same for all."""
     quarters, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-    image, codes = np.rot90(image, quarters), np.rot90(codes, quarters)
-    return (image[:, ::-1], codes[:, ::-1]) if mirrored else (image, codes)
+    turned = [np.rot90(array, quarters) for array in arrays]
+    return [array[:, ::-1] for array in turned] if mirrored else turned
 
 
 def disturb(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ class State:
     """What a run needs to go on as if it had not stopped."""
 
     phase: int
-    """Index into `recipe.PHASES`."""
+    """Index into the recipe's phases."""
     step: int
     """Steps done of it."""
     model: dict[str, Any]

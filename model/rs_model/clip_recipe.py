@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rs_model.recipe import SOURCES, Count, Mix, PhaseName, Positive, Share
+from rs_model.recipe import SOURCES, Count, Mix, Phase, Positive, Share
 from rs_pipeline.config import bad_value, read_yaml
 from rs_pipeline.errors import ConfigError
 
@@ -63,9 +63,16 @@ class ClipRecipe(BaseModel):
     towers: Towers
     mix: dict[str, Mix]
 
-    def phase(self, _name: PhaseName) -> Self:
+    @property
+    def phases(self) -> tuple[Phase]:
         """How crops are drawn, as a mixture asks for it: there is one phase, the whole training."""
-        return self
+        own = {name: getattr(self, name) for name in ("steps", "crops", "crop_px", "learning_rate", "warmup")}
+        return (Phase.model_construct(lesson="dense", **own),)
+
+    @property
+    def harsh_scenes(self) -> int:
+        """None of the generated ones."""
+        return 0
 
     @model_validator(mode="after")
     def _windows_are_whole_patches(self) -> Self:

@@ -103,7 +103,7 @@ class ClipRun:
         """The steps that remain, with a checkpoint every so many and after the last."""
         shown = None
         while self.step < self.recipe.steps:
-            loss = self.advance(self.mixture.batch("dense", self.step))
+            loss = self.advance(self.mixture.batch(0, self.step))
             shown = loss if shown is None else 0.95 * shown + 0.05 * loss
             if self.step % 10 == 0 or self.step == self.recipe.steps:
                 report(f"step {self.step}/{self.recipe.steps}  loss {shown:.3f}  scale {self.model.logit_scale.exp().item():.1f}")

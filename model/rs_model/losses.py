@@ -56,6 +56,21 @@ def presence_loss(logits: Tensor, codes: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, (present == YES).float(), weight=known, reduction="sum") / known.sum().clamp(min=1)
 
 
+def teacher_loss(logits: Tensor, taught: Tensor) -> Tensor:
+    """Binary cross-entropy against a teacher's probabilities, where it says something: what is learned of labels, softened, and where
+    there are none (Hinton, Vinyals, Dean 2015, arXiv:1503.02531).
+
+    Parameters
+    ----------
+    logits: (N, P, h, w) float; the first five prompts are `labels.CLASSES` in order.
+    taught: (N, 5, H, W) float in [0, 1]; below 0 where nothing is said.
+    """
+    said = (taught >= 0).float()
+    logits = F.interpolate(logits[:, : len(CLASSES)], size=taught.shape[-2:], mode="bilinear", align_corners=False)
+    entropy = F.binary_cross_entropy_with_logits(logits, taught.clamp(min=0), weight=said, reduction="sum")
+    return entropy / said.sum().clamp(min=1)
+
+
 def dense_loss(logits: Tensor, codes: Tensor) -> Tensor:
     """Loss of the dense phase: logits (N, 5, H/4, W/4) float32, codes (N, H, W) int64."""
     logits, codes = _matched(logits, codes)

@@ -10,20 +10,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rs_model.augment import blank, cut, disturb, turn
+from rs_model.augment import blank, cut, disturb, place, turn
 from rs_model.instances import InstanceTargets, instance_targets
-from rs_model.labels import CLASSES, IGNORE
+from rs_model.labels import CLASSES, IGNORE, NOTHING
 from rs_model.phrases import composed_phrase, other_phrase, training_phrase
-from rs_model.recipe import PHASES, PhaseName, Recipe
+from rs_model.recipe import Lesson, Recipe
 from rs_model.scenes import Scene, read_banepa, read_chesapeake, read_dubai, read_dubai_tiles, stretch
 from rs_model.spectral import read_spectral
+from rs_model.teacher import UNTAUGHT, Teacher
 from rs_pipeline.errors import TrainingError
 
 DEMO_FIRST_SEED = 1000
 """Generated training scenes count from here; demonstrations and tests use seeds below."""
+HARSH_FIRST_SEED = 3000
+"""Those of harsh climates count from here."""
 
 COMPOSED_SHARE = 0.5
-"""Share of a class's phrases in the words phase that are composed; the others are drawn as in the phases before."""
+"""Share of a class's phrases that are composed, in lessons that have some; the others are drawn as in those that have none."""
+COMPOSING: tuple[Lesson, ...] = ("words", "together")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,9 @@ class Batch:
     words: tuple[str, ...]
     """One phrase per class, in class order, and one of something else."""
     instances: tuple[InstanceTargets, ...]
-    """The buildings of each crop, one by one; none in the dense phase, which has no use for them."""
+    """The buildings of each crop, one by one; none in a dense phase, which has no use for them."""
+    taught: NDArray[np.float32] | None = None
+    """(N, 5, S/2, S/2) what the phase's teacher says of each class; `UNTAUGHT` where it says nothing. None without a teacher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +53,26 @@ class Mixture:
     scenes: dict[str, list[Scene]]
     recipe: Recipe
 
-    def batch(self, name: PhaseName, step: int) -> Batch:
-        """The crops of a phase's step: the same for the same recipe and step, whatever came before."""
-        rng = np.random.default_rng([self.recipe.seed, PHASES.index(name), step])
-        phase = self.recipe.phase(name)
+    def batch(self, index: int, step: int, teacher: Teacher | None = None) -> Batch:
+        """The crops of a step of the `index`-th phase: the same for the same recipe and step, whatever came before."""
+        rng = np.random.default_rng([self.recipe.seed, index, step])
+        phase = self.recipe.phases[index]
         names = list(self.scenes)
-        weights = np.array([self.recipe.mix[name].weight for name in names])
+        weights = np.array([self.recipe.mix[name].weight if phase.shares is None else phase.shares.get(name, 0.0) for name in names])
         sources = [names[i] for i in rng.choice(len(names), phase.crops, p=weights / weights.sum())]
-        drawn = [self._crop(source, phase.crop_px, rng) for source in sources]
-        images = np.stack([np.moveaxis(image, -1, 0) for image, _ in drawn])
-        codes = np.stack([c for _, c in drawn])
-        words = (*(_phrase(name, c, rng) for c in CLASSES), other_phrase(rng))
-        return Batch(images, codes, words, () if name == "dense" else tuple(_instances(codes, sources)))
+        drawn = [self._crop(source, phase.crop_px, rng, teacher) for source in sources]
+        images = np.stack([np.moveaxis(image, -1, 0) for image, _, _ in drawn])
+        codes = np.stack([c for _, c, _ in drawn])
+        taught = None if teacher is None else np.stack([t for _, _, t in drawn])
+        words = (*(_phrase(phase.lesson, c, rng) for c in CLASSES), other_phrase(rng))
+        return Batch(images, codes, words, () if phase.lesson == "dense" else tuple(_instances(codes, sources)), taught)
+
+    def without_exact_labels(self) -> Iterator[tuple[Scene, float]]:
+        """The scenes that a teacher may know better than their labels, all but the generated ones, and the middle of their zooms."""
+        for source, scenes in self.scenes.items():
+            if source != "demo":
+                zoom = float(np.sqrt(np.prod(self.recipe.mix[source].zoom)))
+                yield from ((scene, zoom) for scene in scenes)
 
     def digest(self) -> str:
         """sha256 of every pixel and label that may be drawn, hexadecimal."""
@@ -70,19 +84,26 @@ class Mixture:
                 digest.update(scene.codes.tobytes())
         return digest.hexdigest()
 
-    def _crop(self, source: str, side_px: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def _crop(
+        self, source: str, side_px: int, rng: np.random.Generator, teacher: Teacher | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]:
+        """Image (S, S, 3) in [0, 1], codes (S, S), and what the teacher says, (5, S/2, S/2); without one (5, 0, 0)."""
         scenes, mix = self.scenes[source], self.recipe.mix[source]
         area = np.array([scene.codes.size for scene in scenes], np.float64) ** 0.5
         scene = scenes[rng.choice(len(scenes), p=area / area.sum())]
         zoom = float(np.exp(rng.uniform(*np.log(mix.zoom))))
-        image, codes = turn(*cut(scene, side_px, zoom, rng), rng)
-        pixels, known = disturb(image, rng), codes.copy()
+        window = place(scene.codes, side_px, zoom, rng)
+        says = np.zeros((0, 0, len(CLASSES)), np.float32) if teacher is None else teacher.cut(scene.name, window, side_px // 2)
+        image, codes, says = turn((*cut(scene, window, side_px), says), rng)
+        pixels, known, taught = disturb(image, rng), codes.copy(), says.copy()
         blank(pixels, known, rng)
-        return pixels, known
+        if teacher is not None:
+            taught[known[::2, ::2] == NOTHING] = UNTAUGHT
+        return pixels, known, np.moveaxis(taught, -1, 0)
 
 
-def _phrase(phase: PhaseName, name: str, rng: np.random.Generator) -> str:
-    draw = composed_phrase if phase == "words" and rng.random() < COMPOSED_SHARE else training_phrase
+def _phrase(lesson: Lesson, name: str, rng: np.random.Generator) -> str:
+    draw = composed_phrase if lesson in COMPOSING and rng.random() < COMPOSED_SHARE else training_phrase
     return draw(name, rng)
 
 
@@ -119,9 +140,11 @@ def _read(name: str, data: Path, recipe: Recipe) -> Iterator[Scene]:
 
 def _render_demo(recipe: Recipe) -> Iterator[Scene]:
     """Scenes of the demonstration's generator, whose labels are exact."""
-    from rs_pipeline.demo import DEMO_CLASSES, render_scene
+    from rs_pipeline.demo import DEMO_CLASSES, HARSH_CLIMATES, render_scene
 
     codes = np.array([IGNORE, *(CLASSES.index(name) for name in DEMO_CLASSES)], np.uint8)
-    for seed in range(DEMO_FIRST_SEED, DEMO_FIRST_SEED + recipe.demo_scenes):
-        scene = render_scene(seed, recipe.demo_px, recipe.demo_px, recipe.gsd_m)
+    plain: list[tuple[int, str | None]] = [(DEMO_FIRST_SEED + i, None) for i in range(recipe.demo_scenes)]
+    harsh = [(HARSH_FIRST_SEED + i, HARSH_CLIMATES[i % len(HARSH_CLIMATES)]) for i in range(recipe.harsh_scenes)]
+    for seed, climate in (*plain, *harsh):
+        scene = render_scene(seed, recipe.demo_px, recipe.demo_px, recipe.gsd_m, climate=climate)
         yield Scene(f"demo {seed}", stretch(np.moveaxis(scene.image, 0, -1)), codes[scene.labels])

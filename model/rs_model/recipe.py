@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rs_pipeline.config import bad_value, read_yaml
 from rs_pipeline.errors import ConfigError
 
 SOURCES = ("dubai", "banepa", "chesapeake", "spectral", "demo")
 
-PhaseName = Literal["dense", "prompted", "instances", "words"]
-PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
-"""In their order."""
+Lesson = Literal["dense", "prompted", "instances", "words", "together"]
+"""What a phase teaches, and which parts learn it: `Student.learns`."""
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -26,7 +26,7 @@ class Mix(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weight: Annotated[float, Field(ge=0)]
+    weight: NotNegative
     """Share of the crops, relative to the other sources; 0 leaves the source unread."""
     zoom: tuple[Positive, Positive]
     """Least and greatest output pixels per image pixel."""
@@ -44,16 +44,23 @@ class TextPhase(BaseModel):
     learning_rate: Positive
 
 
-class ImagePhase(BaseModel):
+class Phase(BaseModel):
     """Steps on crops, with a cycle of the learning rate of their own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    lesson: Lesson
     steps: Count
     crops: Count
     crop_px: Annotated[int, Field(ge=64, multiple_of=32)]
     learning_rate: Positive
     warmup: Share
+    instance_weight: NotNegative = 0.0
+    """Of the queries' loss beside that of the maps."""
+    teacher_weight: NotNegative = 0.0
+    """Of the loss against the maps of the model that the phase begins with; 0 has none made."""
+    shares: dict[str, NotNegative] | None = None
+    """Of the sources, in the place of the weights of `mix`."""
 
 
 class Recipe(BaseModel):
@@ -66,28 +73,28 @@ class Recipe(BaseModel):
     threads: Count
     precision: Literal["bfloat16", "float32"]
     backbone: str
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: NotNegative
     clip_norm: Positive
     ema_decay: Share
     checkpoint_every: Count
     text: TextPhase
-    dense: ImagePhase
-    prompted: ImagePhase
-    instances: ImagePhase
-    words: ImagePhase
-    presence_weight: Annotated[float, Field(ge=0)]
-    instance_weight: Annotated[float, Field(ge=0)]
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
+    presence_weight: NotNegative
     demo_scenes: Count
+    harsh_scenes: Annotated[int, Field(ge=0)]
     demo_px: Count
     gsd_m: Positive
     gsd_range_m: tuple[Positive, Positive]
     tile_px: Annotated[int, Field(ge=64, multiple_of=32)]
     mix: dict[str, Mix]
 
-    def phase(self, name: PhaseName) -> ImagePhase:
-        """By its name."""
-        phase: ImagePhase = getattr(self, name)
-        return phase
+    @model_validator(mode="after")
+    def _phases_draw_from_what_is_read(self) -> Self:
+        read = {name for name, mix in self.mix.items() if mix.weight > 0}
+        for phase in self.phases:
+            if phase.shares is not None and not (set(phase.shares) <= read and any(phase.shares.values())):
+                raise ValueError(f"shares of a phase: sources that have a weight ({', '.join(sorted(read))}), one above 0")
+        return self
 
 
 def read_recipe(path: Path, steps: int | None) -> Recipe:
@@ -110,5 +117,6 @@ def read_recipe(path: Path, steps: int | None) -> Recipe:
 def _shortened(recipe: Recipe, steps: int) -> Recipe:
     if steps < 1:
         raise ConfigError("steps of at least 1", str(steps), "Leave --steps out for those of the recipe.")
-    names = ("text", *PHASES)
-    return recipe.model_copy(update={n: p.model_copy(update={"steps": min(p.steps, steps)}) for n in names if (p := getattr(recipe, n))})
+    text = recipe.text.model_copy(update={"steps": min(recipe.text.steps, steps)})
+    phases = tuple(phase.model_copy(update={"steps": min(phase.steps, steps)}) for phase in recipe.phases)
+    return recipe.model_copy(update={"text": text, "phases": phases})

@@ -12,7 +12,7 @@ from rs_model.dense import DenseHead
 from rs_model.labels import CLASSES
 from rs_model.matching import Found, found_by, query_scores, start_queries
 from rs_model.pieces import Tokenizer
-from rs_model.recipe import PhaseName, Recipe
+from rs_model.recipe import Lesson, Recipe
 from rs_model.stages import Fused, Pyramid, decode, embed_pixels, fuse, semantic_logits
 from rs_model.text_training import new_reader
 from rs_model.tiny import TinySam3
@@ -79,14 +79,14 @@ class Student(nn.Module):
         found = found_by(head, fused, decoded, pixels, buildings)
         return Queried(decoded.presence.view(images, -1), found, query_scores(head, decoded, fused)[:, others])
 
-    def learns_in(self, phase: PhaseName) -> list[nn.Module]:
-        """The parts that a phase trains; all others stay as they are, running means of their norms included."""
-        head = self.model.head
-        if phase == "dense":
-            return [self.model.backbone, self.model.project, self.dense]
-        if phase == "prompted":
-            return [self.model.backbone, self.model.project, *self._asking()]
-        if phase == "words":
+    def learns(self, lesson: Lesson) -> list[nn.Module]:
+        """The parts that learn it; all others stay as they are, running means of their norms included."""
+        head, encoder = self.model.head, [self.model.backbone, self.model.project]
+        if lesson == "dense":
+            return [*encoder, self.dense]
+        if lesson in {"prompted", "together"}:
+            return [*encoder, *self._asking()]
+        if lesson == "words":
             return self._asking()
         return [*self._decoding(), head.mask_decoder.mask_embedder, head.mask_decoder.instance_projection]
 

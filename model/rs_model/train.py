@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from rs_model.architecture import Architecture
 from rs_model.checkpoint import State, read_state, write_state
 from rs_model.labels import CLASSES
-from rs_model.losses import dense_loss, presence_loss, total_loss
+from rs_model.losses import dense_loss, presence_loss, teacher_loss, total_loss
 from rs_model.matching import absence_loss, instance_loss
 from rs_model.memory import keep_freed_memory
 from rs_model.mixture import Batch, Mixture, read_mixture
 from rs_model.phrases import build_tokenizer, class_nouns
-from rs_model.recipe import PHASES, PhaseName, Recipe, read_recipe
+from rs_model.recipe import Phase, Recipe, read_recipe
 from rs_model.student import Student
+from rs_model.teacher import Teacher, look_at
 from rs_model.text_training import measure_text, pretrain_text, resolved_share
 from rs_model.weights import MODEL_TYPE, write_weights
 from rs_pipeline.errors import TrainingError
@@ -79,10 +80,14 @@ class Run:
             part.set_attn_implementation("eager")  # on a CPU the fused attention's backward takes twice as long at this width
         if state is None:
             self._learn_words()
-        self.phase: PhaseName = PHASES[0]
-        self._begin(self.phase)
+        self._begin(0)
         if state is not None:
             self._restore(state)
+
+    @property
+    def phase(self) -> Phase:
+        """The one that is running."""
+        return self.recipe.phases[self.index]
 
     def _learn_words(self) -> None:
         """The text phase. It is short: a run that is killed in it begins it again."""
@@ -103,56 +108,64 @@ class Run:
     def _read_words(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self.student.model.encode_ids(ids, mask).features
 
-    def _begin(self, phase: PhaseName) -> None:
+    def _begin(self, index: int) -> None:
         """A phase's first step: a fresh optimiser, and the moving average starts from the weights as they are."""
-        self.phase, self.step = phase, 0
-        settings = self.recipe.phase(phase)
+        self.index, self.step = index, 0
         self.student.eval().requires_grad_(False).zero_grad()  # what is frozen now must not count into the norm of the gradients
-        self.learning = self.student.learns_in(phase)
+        self.learning = self.student.learns(self.phase.lesson)
         for part in self.learning:
             part.requires_grad_(True)
         groups = _groups(self.student, self.recipe.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(groups, lr=self.phase.learning_rate, betas=(0.9, 0.98))
         self.average = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
 
     def _restore(self, state: State) -> None:
         made_by = (state.recipe, state.data_sha256)
         if made_by != (self.recipe.model_dump(mode="json"), self.data_sha256):
             raise TrainingError("a checkpoint of this recipe, number of steps and data", "one of another", "Train into another --out.")
-        self._begin(PHASES[state.phase])
+        self._begin(state.phase)
         self.student.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)
         self.average, self.step = dict(state.average), state.step
 
     def to_the_end(self, out: Path) -> None:
         """The phases and steps that remain, with a checkpoint every so many steps and at the end of each phase."""
-        for phase in PHASES[PHASES.index(self.phase) :]:
-            if phase != self.phase:
+        for index in range(self.index, len(self.recipe.phases)):
+            if index != self.index:
                 self.student.load_state_dict(self.average)
-                self._begin(phase)
+                self._begin(index)
             self._finish_phase(out)
 
     def _finish_phase(self, out: Path) -> None:
+        teacher = self._teacher(out) if self.phase.teacher_weight else None
         started, first, shown = time.monotonic(), self.step, 0.0
-        steps = self.recipe.phase(self.phase).steps
+        steps, name = self.phase.steps, f"{self.index + 1} {self.phase.lesson}"
         with ThreadPoolExecutor(1) as ahead:  # the next crops are cut while the model learns from these
-            batch = ahead.submit(self.mixture.batch, self.phase, self.step)
+            batch = ahead.submit(self.mixture.batch, self.index, self.step, teacher)
             while self.step < steps:
-                ready, batch = batch.result(), ahead.submit(self.mixture.batch, self.phase, self.step + 1)
+                ready, batch = batch.result(), ahead.submit(self.mixture.batch, self.index, self.step + 1, teacher)
                 loss = self.advance(ready)
                 shown = loss if self.step == first + 1 else 0.95 * shown + 0.05 * loss
                 seconds = (time.monotonic() - started) / (self.step - first)
                 if self.step % 10 == 0 or self.step == steps:
                     left = seconds * (steps - self.step) / 60
-                    report(f"{self.phase} {self.step}/{steps}  loss {shown:.3f}  {seconds:.2f} s/step  {left:.0f} min left")
+                    report(f"{name} {self.step}/{steps}  loss {shown:.3f}  {seconds:.2f} s/step  {left:.0f} min left")
                 if self.step % self.recipe.checkpoint_every == 0 or self.step == steps:
                     write_state(out, self.state())
 
+    def _teacher(self, out: Path) -> Teacher:
+        """The model as it was at the phase's first step. Its weights are kept, and a run that goes on looks at the scenes again."""
+        weights = out / "teacher"
+        if self.step == 0:
+            export(weights, self.recipe, self.averaged_model(), self.data_sha256)
+        report(f"{self.phase.lesson}: the model looks at its training scenes, to be its own teacher")
+        return look_at(weights, self.mixture.without_exact_labels(), self.recipe.tile_px, self.recipe.threads)
+
     def advance(self, batch: Batch) -> float:
         """One optimiser step; the loss."""
-        settings = self.recipe.phase(self.phase)
+        phase = self.phase
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * one_cycle(self.step / settings.steps, settings.warmup)
+            group["lr"] = phase.learning_rate * one_cycle(self.step / phase.steps, phase.warmup)
         for part in self.learning:
             part.train()
         loss = self._loss(batch)
@@ -167,24 +180,26 @@ class Run:
         return float(loss.item())
 
     def _loss(self, batch: Batch) -> Tensor:
+        phase = self.phase
         images = torch.from_numpy(batch.images).contiguous(memory_format=torch.channels_last)
         codes = torch.from_numpy(batch.codes.astype(np.int64))
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            if self.phase == "dense":
+            if phase.lesson == "dense":
                 logits = self.student.dense_logits(images)
             else:
                 ids, mask = (torch.from_numpy(a) for a in self.tokenizer.encode(batch.words, rng=np.random.default_rng(self.step)))
-                if self.phase == "instances":
+                if phase.lesson == "instances":
                     queried = self.student.queried(images, ids, mask)
                 else:
                     logits, queried = self.student.prompted(images, ids, mask)
-        if self.phase == "dense":
+        if phase.lesson == "dense":
             return dense_loss(logits.float(), codes)
         presence = queried.presence.float()
         instances = instance_loss(queried.found, batch.instances) + absence_loss(queried.silent)
-        if self.phase == "instances":
+        if phase.lesson == "instances":
             return instances + self.recipe.presence_weight * presence_loss(presence, codes)
-        return total_loss(logits.float(), presence, codes, self.recipe.presence_weight) + self.recipe.instance_weight * instances
+        loss = total_loss(logits.float(), presence, codes, self.recipe.presence_weight) + phase.instance_weight * instances
+        return loss if batch.taught is None else loss + phase.teacher_weight * teacher_loss(logits.float(), torch.from_numpy(batch.taught))
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -195,8 +210,8 @@ class Run:
 
     def state(self) -> State:
         """What a checkpoint keeps."""
-        recipe, phase = self.recipe.model_dump(mode="json"), PHASES.index(self.phase)
-        return State(phase, self.step, self.student.state_dict(), self.average, self.optimizer.state_dict(), recipe, self.data_sha256)
+        recipe = self.recipe.model_dump(mode="json")
+        return State(self.index, self.step, self.student.state_dict(), self.average, self.optimizer.state_dict(), recipe, self.data_sha256)
 
     def averaged_model(self) -> dict[str, Tensor]:
         """What is exported: the model's averaged weights, without the dense head."""
