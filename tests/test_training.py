@@ -14,7 +14,7 @@ from rs_model.checkpoint import NAME, read_state
 from rs_model.dense import DenseHead
 from rs_model.labels import CLASSES, DRY, IGNORE, MEANING, NO, NOT_BUILDING, NOTHING, SEALED, UNKNOWN, YES
 from rs_model.losses import choice_loss, dense_loss, mask_loss, presence_of, targets_of, teacher_loss, total_loss
-from rs_model.mixture import read_mixture
+from rs_model.mixture import Mixture, read_mixture
 from rs_model.provider import tiny_provider
 from rs_model.recipe import read_recipe
 from rs_model.scenes import (
@@ -190,6 +190,29 @@ def test_a_teacher_says_what_lies_in_the_window_turned_as_the_crop_and_nothing_o
             assert np.abs(taught[:3] - halved)[:, ~collar].mean() < 0.06
     assert min(known, collars, strange) > 0
     assert mixture.batch(WORDS, 0).taught is None
+
+
+def test_a_teacher_is_not_heard_where_labels_are_exact(data, tmp_path):
+    mix = {name: {"weight": 1, "zoom": [0.5, 2.0]} for name in ("dubai", "banepa")}
+    recipe = read_recipe(write_recipe(tmp_path / "own.yaml", mix=mix, phases=[PHASE | {"lesson": "together", "crops": 8}]), None)
+    codes = np.full((90, 90), NOT_BUILDING, np.uint8)
+    codes[:45] = building
+    image = np.full((90, 90, 3), 90, np.uint8)
+    mixture = Mixture({name: [Scene(name, image, codes)] for name in mix}, recipe)
+    heard = {name: [] for name in mix}
+    for name in mix:
+        teacher = Teacher({name: np.full((5, 45, 45), 51, np.uint8)}, {name: codes.shape})
+        for step in range(10):
+            batch = mixture.batch(0, step, teacher)
+            for codes_of, taught in zip(batch.codes[:, ::2, ::2], batch.taught, strict=True):
+                if (taught != UNTAUGHT).any():
+                    heard[name].append(
+                        [(taught[:, codes_of == code] != UNTAUGHT).mean(1) for code in (building, NOT_BUILDING) if (codes_of == code).any()]
+                    )
+    assert all(np.all(rows) for shown in heard["dubai"] for rows in shown)
+    outside = np.array([False, True, True, True, True])
+    assert heard["banepa"]
+    assert all((rows[-1] == outside).all() for rows in heard["banepa"])
 
 
 def test_a_teacher_looks_at_every_scene_but_the_generated_ones_and_is_the_mean_of_its_views(data, recipe, tmp_path):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rs_model.augment import blank, cut, disturb, place, turn
 from rs_model.instances import InstanceTargets, instance_targets
-from rs_model.labels import CLASSES, IGNORE, NOTHING
+from rs_model.labels import CLASSES, IGNORE, MEANING, NOTHING, UNKNOWN
 from rs_model.phrases import composed_phrase, other_phrase, training_phrase
 from rs_model.recipe import Lesson, Recipe
 from rs_model.scenes import Scene, read_banepa, read_chesapeake, read_dubai, read_dubai_tiles, stretch
@@ -27,6 +27,8 @@ HARSH_FIRST_SEED = 3000
 
 COMPOSED_SHARE = 0.5
 """Share of a class's phrases that are composed, in lessons that have some; the others are drawn as in those that have none."""
+COARSE = ("dubai",)
+"""Sources whose labels are drawn so coarsely that a teacher is heard everywhere; elsewhere it is where the labels say nothing."""
 COMPOSING: tuple[Lesson, ...] = ("words", "together")
 
 
@@ -98,7 +100,10 @@ class Mixture:
         pixels, known, taught = disturb(image, rng), codes.copy(), says.copy()
         blank(pixels, known, rng)
         if teacher is not None:
-            taught[known[::2, ::2] == NOTHING] = UNTAUGHT
+            halved = known[::2, ::2]
+            taught[halved == NOTHING] = UNTAUGHT
+            if source not in COARSE:
+                taught[MEANING[halved] != UNKNOWN] = UNTAUGHT
         return pixels, known, np.moveaxis(taught, -1, 0)
 
 
