@@ -286,6 +286,8 @@ def test_missing_data_is_one_clear_line(recipe, tmp_path):
         {"ema_decay": "slow"},
         {"phases": [PHASE | {"lesson": "dense", "crop_px": 65}]},
         {"phases": [PHASE | {"lesson": "rote"}]},
+        {"phases": [PHASE | {"lesson": "dense", "teacher_weight": 1}]},
+        {"phases": [PHASE | {"lesson": "instances", "instance_weight": 1}]},
         {"phases": [PHASE | {"lesson": "dense", "shares": {"banepa": 1}}]},
         {"phases": [PHASE | {"lesson": "dense", "shares": {"dubai": 0}}]},
         {"phases": []},

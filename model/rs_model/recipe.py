@@ -62,6 +62,12 @@ class Phase(BaseModel):
     shares: dict[str, NotNegative] | None = None
     """Of the sources, in the place of the weights of `mix`."""
 
+    @model_validator(mode="after")
+    def _weighs_losses_that_it_has(self) -> Self:
+        if self.lesson in {"dense", "instances"} and (self.instance_weight or self.teacher_weight):
+            raise ValueError(f"instance_weight and teacher_weight: not in a phase {self.lesson}, whose loss has one part")
+        return self
+
 
 class Recipe(BaseModel):
     """`configs/train/rs-tiny.yaml` says what each means."""

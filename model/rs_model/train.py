@@ -137,9 +137,9 @@ class Run:
             self._finish_phase(out)
 
     def _finish_phase(self, out: Path) -> None:
-        teacher = self._teacher(out) if self.phase.teacher_weight else None
-        started, first, shown = time.monotonic(), self.step, 0.0
         steps, name = self.phase.steps, f"{self.index + 1} {self.phase.lesson}"
+        teacher = self._teacher(out) if self.phase.teacher_weight and self.step < steps else None
+        started, first, shown = time.monotonic(), self.step, 0.0
         with ThreadPoolExecutor(1) as ahead:  # the next crops are cut while the model learns from these
             batch = ahead.submit(self.mixture.batch, self.index, self.step, teacher)
             while self.step < steps:
