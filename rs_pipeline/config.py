@@ -285,4 +285,5 @@ def bad_value(error: ValidationError, where: str, fix: str) -> ConfigError:
     key = ".".join(str(part) for part in first["loc"])
     whole_section = isinstance(first["input"], dict)  # the message says what is wrong within it
     came = "nothing" if first["type"] == "missing" else "other values" if whole_section else repr(first["input"])
-    return ConfigError(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}", f"{came} in {where}", fix)
+    message = first["msg"].removeprefix("Value error, ")  # what pydantic puts before a validator's own words
+    return ConfigError(": ".join(part for part in (key, message[0].lower() + message[1:]) if part), f"{came} in {where}", fix)

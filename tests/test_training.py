@@ -300,6 +300,15 @@ def test_a_bad_recipe_is_refused(tmp_path, change):
         read_recipe(write_recipe(tmp_path / "r.yaml", **change), None)
 
 
+def test_a_bad_recipe_is_named_where_it_is_bad(tmp_path):
+    for change, message in (
+        ([PHASE | {"lesson": "dense", "teacher_weight": 1}], r"phases\.0: instance_weight and teacher_weight: not in a phase dense"),
+        ([PHASE | {"lesson": "dense", "shares": {"mars": 1}}], r"^expected shares of a phase: sources that have a weight \(dubai\)"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_recipe(write_recipe(tmp_path / "r.yaml", phases=change), None)
+
+
 def test_the_shipped_recipe_is_valid_and_phases_can_be_shortened():
     whole, short = read_recipe(RECIPE, None), read_recipe(RECIPE, 3)
     assert min(phase.steps for phase in whole.phases) > 1000
