@@ -1,6 +1,7 @@
 """Training: readers give the labels the masks hold, held-out places stay unread, a killed run ends where a whole one does."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def write_recipe(path, **changes):
             {"lesson": "prompted", "instance_weight": 0.2, **PHASE},
             {"lesson": "instances", **PHASE},
             {"lesson": "words", "instance_weight": 0.2, **PHASE},
-            {"lesson": "together", "instance_weight": 1.0, "teacher_weight": 1.0, **PHASE},
+            {"lesson": "together", "instance_weight": 1.0, "teacher_weight": 1.0, "blend": 0.5, **PHASE},
         ],
         "checkpoint_every": 2,
         "mix": mix,
@@ -153,6 +154,26 @@ def test_the_last_phases_alone_hear_composed_phrases(data, recipe):
     assert named == pytest.approx({PROMPTED: 0.5, WORDS: 0.25, TOGETHER: 0.25}, abs=0.1)
 
 
+def test_a_blended_phase_ends_between_its_first_weights_and_its_own(data, tmp_path):
+    ended = {}
+    for blend in (0.25, 1.0):
+        recipe = read_recipe(write_recipe(tmp_path / "r.yaml", phases=[PHASE | {"lesson": "prompted", "blend": blend}]), None)
+        (out := tmp_path / str(blend)).mkdir()
+        run = Run(recipe, read_mixture(data, recipe), None)
+        began = {name: tensor.clone() for name, tensor in run.student.state_dict().items()}
+        run.to_the_end(out)
+        ended[blend] = run.averaged_model()
+        last = Run(recipe, run.mixture, read_state(out))
+        last.to_the_end(out)  # once is enough
+        assert all(torch.equal(tensor, ended[blend][name]) for name, tensor in last.averaged_model().items())
+    moved = 0
+    for name, tensor in ended[1.0].items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(ended[0.25][name], 0.25 * tensor + 0.75 * began[f"model.{name}"])
+            moved += not torch.equal(tensor, began[f"model.{name}"])
+    assert moved > 100
+
+
 def test_a_phase_draws_its_sources_by_shares_of_its_own(data, tmp_path, monkeypatch):
     monkeypatch.setattr("rs_model.mixture._render_demo", lambda recipe: read_dubai(data, "train"))
     mix = {name: {"weight": 0.5, "zoom": [0.5, 2.0]} for name in ("dubai", "demo")}
@@ -215,13 +236,15 @@ def test_a_teacher_is_not_heard_where_labels_are_exact(data, tmp_path):
     assert all((rows[-1] == outside).all() for rows in heard["banepa"])
 
 
-def test_a_teacher_looks_at_every_scene_but_the_generated_ones_and_is_the_mean_of_its_views(data, recipe, tmp_path):
+def test_a_teacher_looks_at_scenes_whose_labels_know_less_than_it_does_and_is_the_mean_of_its_views(data, recipe, tmp_path):
     read = read_recipe(recipe, 1)
     run = Run(read, read_mixture(data, read), None)
     train.export(tmp_path / "w", read, run.averaged_model(), "")
-    scenes = list(run.mixture.without_exact_labels())
+    scenes = list(run.mixture.taught_scenes())
     assert [zoom for _, zoom in scenes] == [1.0] * 3
     scene = scenes[0][0]
+    exact = {source: [replace(scene, name=source)] for source in ("banepa", "demo")}
+    assert list(Mixture(run.mixture.scenes | exact, read).taught_scenes()) == scenes
     mirrored = Scene("mirrored", np.ascontiguousarray(scene.image[:, ::-1]), scene.codes)
     teacher = look_at(tmp_path / "w", [(scene, 1.0), (mirrored, 1.0), (Scene("half", scene.image, scene.codes), 0.5)], 512, 1)
     assert teacher.maps[scene.name].shape == (5, *scene.codes.shape)
@@ -240,13 +263,6 @@ def test_what_a_teacher_does_not_say_moves_nothing():
     assert teacher_loss(logits, torch.full_like(taught, UNTAUGHT)) == 0
     agreed = torch.logit(taught[:, :, :8, :].clamp(1e-4, 1 - 1e-4))
     assert teacher_loss(agreed, taught[:, :, :8]) < teacher_loss(agreed + 0.3, taught[:, :, :8])
-
-
-def test_harsh_scenes_are_generated_too(data, tmp_path):
-    mix = {"demo": {"weight": 1, "zoom": [0.5, 2.0]}}
-    path = write_recipe(tmp_path / "own.yaml", mix=mix, demo_scenes=1, harsh_scenes=2, demo_px=96)
-    scenes = read_mixture(data, read_recipe(path, None)).scenes["demo"]
-    assert [scene.name for scene in scenes] == ["demo 1000", "demo 3000", "demo 3001"]
 
 
 def test_a_recipe_may_name_its_own_tiles_of_dubai(data, tmp_path):
@@ -290,6 +306,8 @@ def test_missing_data_is_one_clear_line(recipe, tmp_path):
         {"phases": [PHASE | {"lesson": "instances", "instance_weight": 1}]},
         {"phases": [PHASE | {"lesson": "dense", "shares": {"banepa": 1}}]},
         {"phases": [PHASE | {"lesson": "dense", "shares": {"dubai": 0}}]},
+        {"phases": [PHASE | {"lesson": "dense", "blend": 0}]},
+        {"phases": [PHASE | {"lesson": "dense", "blend": 1.1}]},
         {"phases": []},
         {"mix": {"mars": {"weight": 1, "zoom": [1, 2]}}},
         {"mix": {}},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class State:
     recipe: dict[str, Any]
     """The recipe that made it, JSON form."""
     data_sha256: str
+    began: dict[str, Any] = field(default_factory=dict)
+    """The weights at the phase's first step, where something goes back to them."""
 
 
 def write_state(folder: Path, state: State) -> None:

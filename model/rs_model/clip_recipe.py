@@ -69,11 +69,6 @@ class ClipRecipe(BaseModel):
         own = {name: getattr(self, name) for name in ("steps", "crops", "crop_px", "learning_rate", "warmup")}
         return (Phase.model_construct(lesson="dense", **own),)
 
-    @property
-    def harsh_scenes(self) -> int:
-        """None of the generated ones."""
-        return 0
-
     @model_validator(mode="after")
     def _windows_are_whole_patches(self) -> Self:
         patches, rest = divmod(self.crop_px, self.towers.patch_px)

@@ -22,13 +22,13 @@ from rs_pipeline.errors import TrainingError
 
 DEMO_FIRST_SEED = 1000
 """Generated training scenes count from here; demonstrations and tests use seeds below."""
-HARSH_FIRST_SEED = 3000
-"""Those of harsh climates count from here."""
 
 COMPOSED_SHARE = 0.5
 """Share of a class's phrases that are composed, in lessons that have some; the others are drawn as in those that have none."""
+TAUGHT = ("dubai", "chesapeake", "spectral")
+"""Sources that a teacher is heard of; not footprints, nor generated scenes, of which labels know more than it does."""
 COARSE = ("dubai",)
-"""Sources whose labels are drawn so coarsely that a teacher is heard everywhere; elsewhere it is where the labels say nothing."""
+"""Those of them whose labels are drawn so coarsely that it is heard everywhere; in the others it is where the labels say nothing."""
 COMPOSING: tuple[Lesson, ...] = ("words", "together")
 
 
@@ -69,10 +69,10 @@ class Mixture:
         words = (*(_phrase(phase.lesson, c, rng) for c in CLASSES), other_phrase(rng))
         return Batch(images, codes, words, () if phase.lesson == "dense" else tuple(_instances(codes, sources)), taught)
 
-    def without_exact_labels(self) -> Iterator[tuple[Scene, float]]:
-        """The scenes that a teacher may know better than their labels, all but the generated ones, and the middle of their zooms."""
+    def taught_scenes(self) -> Iterator[tuple[Scene, float]]:
+        """The scenes that a teacher looks at, and the middle of their zooms."""
         for source, scenes in self.scenes.items():
-            if source != "demo":
+            if source in TAUGHT:
                 zoom = float(np.sqrt(np.prod(self.recipe.mix[source].zoom)))
                 yield from ((scene, zoom) for scene in scenes)
 
@@ -145,11 +145,9 @@ def _read(name: str, data: Path, recipe: Recipe) -> Iterator[Scene]:
 
 def _render_demo(recipe: Recipe) -> Iterator[Scene]:
     """Scenes of the demonstration's generator, whose labels are exact."""
-    from rs_pipeline.demo import DEMO_CLASSES, HARSH_CLIMATES, render_scene
+    from rs_pipeline.demo import DEMO_CLASSES, render_scene
 
     codes = np.array([IGNORE, *(CLASSES.index(name) for name in DEMO_CLASSES)], np.uint8)
-    plain: list[tuple[int, str | None]] = [(DEMO_FIRST_SEED + i, None) for i in range(recipe.demo_scenes)]
-    harsh = [(HARSH_FIRST_SEED + i, HARSH_CLIMATES[i % len(HARSH_CLIMATES)]) for i in range(recipe.harsh_scenes)]
-    for seed, climate in (*plain, *harsh):
-        scene = render_scene(seed, recipe.demo_px, recipe.demo_px, recipe.gsd_m, climate=climate)
+    for seed in range(DEMO_FIRST_SEED, DEMO_FIRST_SEED + recipe.demo_scenes):
+        scene = render_scene(seed, recipe.demo_px, recipe.demo_px, recipe.gsd_m)
         yield Scene(f"demo {seed}", stretch(np.moveaxis(scene.image, 0, -1)), codes[scene.labels])

@@ -61,6 +61,8 @@ class Phase(BaseModel):
     """Of the loss against the maps of the model that the phase begins with; 0 has none made."""
     shares: dict[str, NotNegative] | None = None
     """Of the sources, in the place of the weights of `mix`."""
+    blend: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of the phase's own weights in what it ends with; the rest are those that it began with (Wortsman et al. 2022, arXiv:2109.01903)."""
 
     @model_validator(mode="after")
     def _weighs_losses_that_it_has(self) -> Self:
@@ -87,7 +89,6 @@ class Recipe(BaseModel):
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
     presence_weight: NotNegative
     demo_scenes: Count
-    harsh_scenes: Annotated[int, Field(ge=0)]
     demo_px: Count
     gsd_m: Positive
     gsd_range_m: tuple[Positive, Positive]

@@ -117,7 +117,8 @@ class Run:
             part.requires_grad_(True)
         groups = _groups(self.student, self.recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=self.phase.learning_rate, betas=(0.9, 0.98))
-        self.average = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
+        self.began = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
+        self.average = {name: tensor.clone() for name, tensor in self.began.items()}
 
     def _restore(self, state: State) -> None:
         made_by = (state.recipe, state.data_sha256)
@@ -126,7 +127,7 @@ class Run:
         self._begin(state.phase)
         self.student.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)
-        self.average, self.step = dict(state.average), state.step
+        self.began, self.average, self.step = dict(state.began), dict(state.average), state.step
 
     def to_the_end(self, out: Path) -> None:
         """The phases and steps that remain, with a checkpoint every so many steps and at the end of each phase."""
@@ -145,6 +146,8 @@ class Run:
             while self.step < steps:
                 ready, batch = batch.result(), ahead.submit(self.mixture.batch, self.index, self.step + 1, teacher)
                 loss = self.advance(ready)
+                if self.step == steps:
+                    self._blend()
                 shown = loss if self.step == first + 1 else 0.95 * shown + 0.05 * loss
                 seconds = (time.monotonic() - started) / (self.step - first)
                 if self.step % 10 == 0 or self.step == steps:
@@ -159,7 +162,7 @@ class Run:
         if self.step == 0:
             export(weights, self.recipe, self.averaged_model(), self.data_sha256)
         report(f"{self.phase.lesson}: the model looks at its training scenes, to be its own teacher")
-        return look_at(weights, self.mixture.without_exact_labels(), self.recipe.tile_px, self.recipe.threads)
+        return look_at(weights, self.mixture.taught_scenes(), self.recipe.tile_px, self.recipe.threads)
 
     def advance(self, batch: Batch) -> float:
         """One optimiser step; the loss."""
@@ -208,10 +211,18 @@ class Run:
             if tensor.is_floating_point():
                 self.average[name].lerp_(tensor, 1 - decay)
 
+    @torch.no_grad()
+    def _blend(self) -> None:
+        """Steps back a part of the way that the phase went: what it learned mostly stays, what it forgot mostly comes back."""
+        for name, tensor in self.average.items():
+            if tensor.is_floating_point():
+                tensor.lerp_(self.began[name], 1 - self.phase.blend)
+
     def state(self) -> State:
         """What a checkpoint keeps."""
         recipe = self.recipe.model_dump(mode="json")
-        return State(self.index, self.step, self.student.state_dict(), self.average, self.optimizer.state_dict(), recipe, self.data_sha256)
+        model, optimizer = self.student.state_dict(), self.optimizer.state_dict()
+        return State(self.index, self.step, model, self.average, optimizer, recipe, self.data_sha256, self.began)
 
     def averaged_model(self) -> dict[str, Tensor]:
         """What is exported: the model's averaged weights, without the dense head."""
