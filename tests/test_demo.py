@@ -12,11 +12,9 @@ import shapely
 from affine import Affine
 from pyproj import Transformer
 
-from rs_pipeline.demo import DEMO_CLASSES, HARSH_CLIMATES, TRUTH_LAYERS, render_scene, truth_labels, write, write_demo
+from rs_pipeline.demo import DEMO_CLASSES, TRUTH_LAYERS, render_scene, truth_labels, write, write_demo
 from rs_pipeline.demo.burn import fill
-from rs_pipeline.demo.layout import make_plan
 from rs_pipeline.demo.light import cast_shadows
-from rs_pipeline.demo.plan import GROUND
 from rs_pipeline.demo.write import demo_grid, region_of
 from rs_pipeline.errors import UsageError
 from rs_pipeline.grid import Grid
@@ -49,26 +47,6 @@ def test_the_same_arguments_give_the_same_bytes():
     np.testing.assert_array_equal(first.image, second.image)
     np.testing.assert_array_equal(first.labels, second.labels)
     assert first.roads_px.equals(second.roads_px)
-
-
-@pytest.mark.parametrize("climate", HARSH_CLIMATES)
-def test_a_harsh_climate_is_mostly_bright_land_with_few_plants_or_many(climate):
-    small = [render_scene(seed, 300, 300, climate=climate) for seed in range(8)]
-    labels, bright = (
-        np.concatenate([a.ravel() for a in arrays]) for arrays in zip(*((s.labels, s.image.mean(0)) for s in small), strict=True)
-    )
-    land, vegetation = (labels == DEMO_CLASSES.index(name) + 1 for name in ("land", "vegetation"))
-    assert land.mean() > 0.4
-    assert bright[land].mean() > bright[~land].mean() + 40
-    assert (0.15 if climate == "snow" else 0.005) < vegetation.mean() < 0.4
-    assert render_scene(5, 64, 64, 20.0, climate=climate).labels.shape == (64, 64)
-
-
-def test_dunes_are_rippled():
-    plan = make_plan(np.random.default_rng(3), (300.0, 300.0), showcase=False, climate="dunes")
-    pitch_m, depth = plan.surfaces.table()[GROUND, [6, 8]]
-    assert 2.5 <= pitch_m <= 60
-    assert 0.03 <= depth <= 0.16
 
 
 def test_rendering_leaves_the_global_random_state_alone():

@@ -10,8 +10,8 @@ truth, write            on disk, and back
 """
 
 from .render import DemoScene, render_scene
-from .style import DEMO_CLASSES, HARSH_CLIMATES
+from .style import DEMO_CLASSES
 from .truth import TRUTH_LAYERS, truth_labels
 from .write import DemoFiles, write_demo
 
-__all__ = ["DEMO_CLASSES", "HARSH_CLIMATES", "TRUTH_LAYERS", "DemoFiles", "DemoScene", "render_scene", "truth_labels", "write_demo"]
+__all__ = ["DEMO_CLASSES", "TRUTH_LAYERS", "DemoFiles", "DemoScene", "render_scene", "truth_labels", "write_demo"]

@@ -10,7 +10,7 @@ from shapely.geometry.base import BaseGeometry
 
 from .buildings import build
 from .palette import CLIMATES, grey, jitter, pick
-from .plan import GROUND, District, Plan, Rect
+from .plan import District, Plan, Rect
 from .style import LAND, VEGETATION
 
 LOT_M = {"suburb": (15, 27), "compact": (10, 18), "apartments": (30, 60), "industrial": (45, 110), "farm": (40, 200)}
@@ -76,18 +76,9 @@ def add_parcel(rng: np.random.Generator, plan: Plan, shape: BaseGeometry, distri
 
 
 def ground_of(rng: np.random.Generator, plan: Plan, district: District) -> int:
-    """The surface of a parcel: a new one, but that dunes go on."""
-    climate, fine, coarse = plan.style.climate, float(rng.uniform(0.03, 0.08)), float(rng.uniform(0.04, 0.12))
-    if climate == "dunes" and district.use == "bare":
-        return GROUND
-    if climate == "snow" and district.use == "forest":  # it lies between the trees
-        return plan.surfaces.add(pick(rng, CLIMATES[climate]["soil"]), LAND, fine=fine, coarse=coarse)
-    return usual_ground(rng, plan, district, fine, coarse)
-
-
-def usual_ground(rng: np.random.Generator, plan: Plan, district: District, fine: float, coarse: float) -> int:
-    """A new surface as the district's use asks."""
+    """A new surface for a parcel."""
     style, colours, add, use = plan.style, CLIMATES[plan.style.climate], plan.surfaces.add, district.use
+    fine, coarse = float(rng.uniform(0.03, 0.08)), float(rng.uniform(0.04, 0.12))
     if use == "farm":
         turn = float(rng.choice((0.0, np.pi / 2)))
         rows = (float(rng.uniform(1.2, 7)), district.frame.angle + turn, float(max(rng.uniform(-0.03, 0.09), 0)))

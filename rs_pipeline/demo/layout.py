@@ -13,13 +13,10 @@ from .trees import plant
 LARGE_M = 1200.0
 
 
-def make_plan(rng: np.random.Generator, extent: tuple[float, float], *, showcase: bool, climate: str | None = None) -> Plan:
-    """Plan a scene of `extent` (width, height) metres; a showcase, or one over 1.2 km, has a river, a lake and all land uses.
-
-    One of a harsh climate keeps to it, whatever its size.
-    """
-    rich = climate is None and (showcase or min(extent) > LARGE_M)
-    style = draw_style(rng, rich=rich, climate=climate)
+def make_plan(rng: np.random.Generator, extent: tuple[float, float], *, showcase: bool) -> Plan:
+    """Plan a scene of `extent` (width, height) metres; a showcase, or one over 1.2 km, has a river, a lake and all land uses."""
+    rich = showcase or min(extent) > LARGE_M
+    style = draw_style(rng, rich=rich)
     plan = Plan(style, extent, draw_bend(rng))
     add_base_surfaces(rng, plan)
     districts, ridges = plan_districts(rng, style, extent, rich=rich)

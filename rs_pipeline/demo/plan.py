@@ -125,8 +125,6 @@ def add_base_surfaces(rng: np.random.Generator, plan: Plan) -> None:
     shore = pick(rng, colours["soil"])
     ripples = (float(rng.uniform(2, 6)), float(rng.uniform(0, np.pi)), float(max(rng.uniform(-0.05, 0.1), 0)))
     dunes = (float(rng.uniform(7, 30)), float(rng.uniform(0, np.pi)), float(max(rng.uniform(-0.05, 0.06), 0)))
-    if style.climate == "dunes":
-        dunes = (float(np.exp(rng.uniform(np.log(2.5), np.log(60)))), dunes[1], float(rng.uniform(0.03, 0.16)))
     add((0, 0, 0), LAND)
     add(ground, label, fine=0.07, coarse=0.09, stain=0.2, rows=(1.0, 0.0, 0.0) if style.green_ground else dunes)
     add(style.pavement, LAND, fine=0.06, stain=0.1)

@@ -33,23 +33,21 @@ class DemoScene:
     """Footprints, likewise."""
 
 
-def render_scene(
-    seed: int, height: int, width: int, gsd_m: float = 0.5, *, showcase: bool = False, climate: str | None = None
-) -> DemoScene:
+def render_scene(seed: int, height: int, width: int, gsd_m: float = 0.5, *, showcase: bool = False) -> DemoScene:
     """Invent the scene of a seed: `height` × `width` pixels of `gsd_m` metres. The same arguments give the same bytes.
 
     Crowns over roads and roofs are vegetation, as are lawns and green crops; shadows and cars have the class of the ground
     below them; bridges are road; yards, parking, pavements and bare fields are land.
 
     A small scene keeps to one theme, and may lack classes. With `showcase`, or over 1.2 km, it has all land uses, a river,
-    a lake and main roads, and a kind sensor. With a `climate` of `HARSH_CLIMATES` it is dunes, or forest in snow.
+    a lake and main roads, and a kind sensor.
     """
     if height < 1 or width < 1 or not gsd_m > 0:
         raise ValueError(f"a scene has a positive size and pixel, got {height} x {width} px of {gsd_m} m")
     rng = np.random.Generator(np.random.PCG64(seed))
     # a margin, so that shadows and crowns from outside fall into the scene
     pad = max(HALO_ROWS, int(np.ceil(MARGIN_M / gsd_m)))
-    plan = make_plan(rng, (width * gsd_m, height * gsd_m), showcase=showcase, climate=climate)
+    plan = make_plan(rng, (width * gsd_m, height * gsd_m), showcase=showcase)
     canvas = draw(rng, plan, (height + 2 * pad, width + 2 * pad), gsd_m, pad)
     inner = slice(pad, pad + height), slice(pad, pad + width)
     labels = plan.surfaces.table()[:, 3].astype(np.uint8)[canvas.surface[inner]]

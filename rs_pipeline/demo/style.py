@@ -19,8 +19,6 @@ THEMES: dict[str, dict[str, float]] = {
     "industrial": {"industrial": 6, "bare": 1.2, "apartments": 0.8, "park": 0.4},
     "farmland": {"farm": 6, "forest": 1, "orchard": 1, "suburb": 0.7, "bare": 0.4},
     "wild": {"bare": 4, "forest": 2, "park": 0.5, "farm": 0.8},
-    "dunes": {"bare": 9, "orchard": 0.5, "suburb": 0.5},
-    "snow": {"bare": 4, "forest": 5, "suburb": 1},
     "mixed": {
         "suburb": 3.2,
         "compact": 1.6,
@@ -33,9 +31,6 @@ THEMES: dict[str, dict[str, float]] = {
         "bare": 0.9,
     },
 }
-THEME_WEIGHTS = {"town": 1.2, "suburb": 1.3, "industrial": 0.9, "farmland": 1.2, "wild": 0.5, "mixed": 1.0}
-LUSHNESS = {"desert": 0.25, "dry": 0.5, "green": 0.7, "dunes": 0.15, "snow": 0.6}
-"""Of each climate, in the mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +116,10 @@ def draw_sensor(rng: np.random.Generator, *, gentle: bool) -> Sensor:
     )
 
 
-HARSH_CLIMATES = ("dunes", "snow")
-"""Climates with a theme of their own, which scenes have when they are asked for."""
-
-
-def draw_style(rng: np.random.Generator, *, rich: bool, climate: str | None = None) -> Style:
-    """The look of one scene; a rich one mixes all land uses, a small one keeps to a theme; or it is of one of the `HARSH_CLIMATES`."""
-    if climate is None:
-        climate = choose(rng, {"dry": 1.0} if rich else {"desert": 1.0, "dry": 1.0, "green": 1.2})
-        theme = "mixed" if rich else choose(rng, THEME_WEIGHTS)
-    else:
-        theme = climate
+def draw_style(rng: np.random.Generator, *, rich: bool) -> Style:
+    """The look of one scene; a rich one mixes all land uses, a small one keeps to a theme."""
+    climate = choose(rng, {"dry": 1.0} if rich else {"desert": 1.0, "dry": 1.0, "green": 1.2})
+    theme = "mixed" if rich else choose(rng, {"town": 1.2, "suburb": 1.3, "industrial": 0.9, "farmland": 1.2, "wild": 0.5, "mixed": 1.0})
     soils = CLIMATES[climate]["soil"]
     soil = pick(rng, soils), pick(rng, soils)
     # pavement lies between concrete and trodden ground, so that its edge with either is not always sharp
@@ -149,7 +137,7 @@ def draw_style(rng: np.random.Generator, *, rich: bool, climate: str | None = No
         shallow_m=float(max(rng.uniform(-2.0, 7.0), 0.3)),
         water=pick(rng, WATERS, 0.15),
         green_ground=climate == "green" or (climate == "dry" and (rich or bool(rng.random() < 0.3))),
-        lushness=float(LUSHNESS[climate] * (1.0 if rich else rng.uniform(0.5, 1.4))),
+        lushness=float({"desert": 0.25, "dry": 0.5, "green": 0.7}[climate] * (1.0 if rich else rng.uniform(0.5, 1.4))),
         traffic_m=float(rng.uniform(25, 200)),
         sensor=draw_sensor(rng, gentle=rich),
     )
