@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import SHARED_DATA
 from PIL import Image
-from rs_model import calibrate, imagery, score_tables
+from rs_model import calibrate, imagery, score, score_tables
 from rs_model.calibration import Scaling
 from rs_model.labels import CLASSES, IGNORE, NOT_BUILDING
 from rs_model.pictures import Album, mistakes, reliability_diagram
-from rs_model.places import CALIBRATION_SEEDS, PLACES, TEST_SEEDS, Place
+from rs_model.places import CALIBRATION_SEEDS, PLACES, TEST_SEEDS, Place, generated_place
 from rs_model.scenes import Scene
 from rs_model.score import NO_TRUTH, PlaceScore, all_classes, labels_of, options_of, places_of, score_places, truth_of
 from scipy.special import expit
@@ -102,6 +102,20 @@ def test_no_seed_is_for_two_things_and_no_place_is_listed_twice():
     assert len({p.name for p in PLACES}) == len(PLACES)
     assert [p.split for p in places_of(("calibration",))] == ["calibration"] * 3
     assert {p.split for p in PLACES} == {"test", "calibration", "train"}
+
+
+def test_more_generated_scenes_are_those_of_the_seeds_that_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rs_model.places.GENERATED_PX", 96)
+    assert [s.name for s in generated_place(101, 103).read(tmp_path)] == ["generated 101", "generated 102", "generated 103"]
+    (test,) = (p for p in PLACES if p.name == "generated, test")
+    always, named = next(iter(test.read(tmp_path))), next(iter(generated_place(1, 1).read(tmp_path)))
+    assert np.array_equal(always.image, named.image)
+    assert np.array_equal(always.codes, named.codes)
+    monkeypatch.setattr("sys.argv", ["score", "--data", str(tmp_path), "--generated", "103", "101"])
+    with pytest.raises(SystemExit) as left:
+        score.main()
+    assert left.value.code == 2
+    assert "expected the lower seed first; got 103 101" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the data sets are not in ../shared/data")

@@ -63,6 +63,11 @@ def _generated(seeds: tuple[int, ...]) -> Callable[[Path], Iterator[Scene]]:
     return read
 
 
+def generated_place(first: int, last: int) -> Place:
+    """Generated scenes of the seeds from one to another, both included: more of them than those that are always scored."""
+    return Place(f"generated, {first} to {last}", "test", CLASSES, _generated(tuple(range(first, last + 1))))
+
+
 PLACES = (
     Place("Dubai Tile 7", "test", CLASSES, _dubai("test")),
     Place("Banepa south-east", "test", ("building",), _banepa("test")),

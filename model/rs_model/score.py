@@ -1,7 +1,7 @@
 """Every figure of the model card, from one command: `python -m rs_model.score --data ../shared/data`.
 
-    python -m rs_model.score --data DIR [--model FOLDER] [--split test,calibration,train] [--set scoring.tta.flips=true]
-                             [--threads N] [--card] [--json] [--pictures OUT [--maps-only]]
+    python -m rs_model.score --data DIR [--model FOLDER] [--split test,calibration,train] [--generated 101 112]
+                             [--set scoring.tta.flips=true] [--threads N] [--card] [--json] [--pictures OUT [--maps-only]]
 
 IoU and expected calibration error per place and class. Two rules give labels. *Likeliest*: the likeliest of the five classes, no
 threshold, one confusion matrix over the labelled pixels of a place. *As a run*: the same, where it reaches its class's threshold
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rs_model.labels import CLASSES, MEANING, UNKNOWN, YES
-from rs_model.places import PLACES, Place
+from rs_model.places import PLACES, Place, generated_place
 from rs_model.provider import tiny_provider
 from rs_model.reliability import Tally, reliability
 from rs_model.scenes import Scene, Split
@@ -172,6 +172,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--model", type=Path, help="weights folder; the shipped one if left out")
     parser.add_argument("--split", default="test,calibration,train", help="which places: test, calibration, train")
+    parser.add_argument(
+        "--generated", type=int, nargs=2, metavar="SEED", help="generated scenes from one seed to another, in the place of these"
+    )
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="a setting of the model")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--card", action="store_true", help="Markdown, as the model card has it")
@@ -179,6 +182,8 @@ def main() -> int:
     parser.add_argument("--pictures", type=Path, metavar="OUT", help="folder for pictures of test images and of all imagery")
     parser.add_argument("--maps-only", action="store_true", help="pictures of predictions and mistakes alone, without imagery")
     args = parser.parse_args()
+    if args.generated is not None and args.generated[0] > args.generated[1]:
+        parser.error(f"--generated: expected the lower seed first; got {args.generated[0]} {args.generated[1]}")
     try:
         provider = tiny_provider(args.model)
         info, segmenter, album = provider.info(), provider.load(options_of(*args.sets), args.threads), None
@@ -187,7 +192,8 @@ def main() -> int:
 
             album = Album(args.pictures, imagery=not args.maps_only)
         look = None if album is None else album.look
-        scores = score_places(segmenter, info.tile_px, args.data, places_of(args.split.split(",")), look)
+        places = places_of(args.split.split(",")) if args.generated is None else [generated_place(*args.generated)]
+        scores = score_places(segmenter, info.tile_px, args.data, places, look)
         print(json.dumps(as_json(scores, info)) if args.json else as_card(scores) if args.card else as_text(scores))  # noqa: T201
         if album is not None:
             album.save()
