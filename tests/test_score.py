@@ -111,11 +111,19 @@ def test_more_generated_scenes_are_those_of_the_seeds_that_are_named(tmp_path, m
     always, named = next(iter(test.read(tmp_path))), next(iter(generated_place(1, 1).read(tmp_path)))
     assert np.array_equal(always.image, named.image)
     assert np.array_equal(always.codes, named.codes)
-    monkeypatch.setattr("sys.argv", ["score", "--data", str(tmp_path), "--generated", "103", "101"])
-    with pytest.raises(SystemExit) as left:
-        score.main()
-    assert left.value.code == 2
-    assert "expected the lower seed first; got 103 101" in capsys.readouterr().err
+    scored = []
+    monkeypatch.setattr(score, "score_places", lambda segmenter, tile_px, data, places, look: scored.extend(p.name for p in places) or [])
+    monkeypatch.setattr(score_tables, "as_text", lambda scores: "")
+    monkeypatch.setattr("sys.argv", ["score", "--data", str(tmp_path), "--generated", "101", "103"])
+    assert score.main() == 0
+    assert scored == ["generated, 101 to 103"]
+
+
+@pytest.mark.parametrize("seeds", [("103", "101"), ("-3", "2"), ("990", "1000"), ("2001", "2004")])
+def test_generated_scenes_that_train_or_calibrate_are_not_scored_as_more(tmp_path, monkeypatch, capsys, seeds):
+    monkeypatch.setattr("sys.argv", ["score", "--data", str(tmp_path), "--generated", *seeds])
+    assert score.main() > 0
+    assert "expected two seeds from 0 to 999, the lower first" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the data sets are not in ../shared/data")

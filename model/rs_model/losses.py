@@ -84,7 +84,7 @@ def _matched(logits: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def total_loss(logits: Tensor, presence: Tensor, codes: Tensor, presence_weight: float) -> Tensor:
-    """The sum that is minimised in the prompted phase.
+    """The loss of a prompt's maps and of presence; a run adds that of the queries and, where there is one, of a teacher.
 
     Parameters
     ----------

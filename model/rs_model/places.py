@@ -14,6 +14,7 @@ from PIL import Image
 
 from rs_model.labels import CLASSES, IGNORE
 from rs_model.scenes import Scene, Split, read_banepa, read_chesapeake, read_dubai, stretch
+from rs_pipeline.errors import TrainingError
 
 BANEPA_ZOOM = 0.26
 """0.13 m drone pixels to the model's 0.5 m."""
@@ -21,6 +22,8 @@ TEST_SEEDS = (1, 7, 42)
 """Generated scenes that scores are reported on; 7 is the demonstration."""
 CALIBRATION_SEEDS = (2001, 2002, 2003, 2004)
 """Generated scenes that neither training nor any reported score uses."""
+TRAINING_FIRST_SEED = 1000
+"""Generated training scenes count from here; demonstrations and tests use seeds below."""
 GENERATED_PX = 1024
 
 
@@ -64,7 +67,15 @@ def _generated(seeds: tuple[int, ...]) -> Callable[[Path], Iterator[Scene]]:
 
 
 def generated_place(first: int, last: int) -> Place:
-    """Generated scenes of the seeds from one to another, both included: more of them than those that are always scored."""
+    """Generated scenes of the seeds from one to another, both included: more of them than those that are always scored.
+
+    Raises
+    ------
+    TrainingError: seeds in the wrong order, or of scenes that are trained on.
+    """
+    if not 0 <= first <= last < TRAINING_FIRST_SEED:
+        expected = f"two seeds from 0 to {TRAINING_FIRST_SEED - 1}, the lower first"
+        raise TrainingError(expected, f"{first} {last}", "Scenes from there on train a model, or calibrate it.")
     return Place(f"generated, {first} to {last}", "test", CLASSES, _generated(tuple(range(first, last + 1))))
 
 

@@ -11,6 +11,8 @@ from rs_pipeline.config import bad_value, read_yaml
 from rs_pipeline.errors import ConfigError
 
 SOURCES = ("dubai", "banepa", "chesapeake", "spectral", "demo")
+TAUGHT = ("dubai", "chesapeake", "spectral")
+"""Sources that a teacher is heard of; not footprints, nor generated scenes, of which labels know more than it does."""
 
 Lesson = Literal["dense", "prompted", "instances", "words", "together"]
 """What a phase teaches, and which parts learn it: `Student.learns`."""
@@ -67,7 +69,9 @@ class Phase(BaseModel):
     @model_validator(mode="after")
     def _weighs_losses_that_it_has(self) -> Self:
         if self.lesson in {"dense", "instances"} and (self.instance_weight or self.teacher_weight):
-            raise ValueError(f"instance_weight and teacher_weight: not in a phase {self.lesson}, whose loss has one part")
+            raise ValueError(
+                f"instance_weight and teacher_weight: not in a phase {self.lesson}, which has no maps of prompts to weigh them against"
+            )
         return self
 
 
@@ -101,6 +105,9 @@ class Recipe(BaseModel):
         for phase in self.phases:
             if phase.shares is not None and not (set(phase.shares) <= read and any(phase.shares.values())):
                 raise ValueError(f"shares of a phase: sources that have a weight ({', '.join(sorted(read))}), one above 0")
+            drawn = read if phase.shares is None else {name for name, share in phase.shares.items() if share > 0}
+            if phase.teacher_weight and not drawn & set(TAUGHT):
+                raise ValueError(f"of a phase with a teacher_weight, crops of {', '.join(TAUGHT)}: of no other is a teacher heard")
         return self
 
 

@@ -1,6 +1,6 @@
 """Every figure of the model card, from one command: `python -m rs_model.score --data ../shared/data`.
 
-    python -m rs_model.score --data DIR [--model FOLDER] [--split test,calibration,train] [--generated 101 112]
+    python -m rs_model.score --data DIR [--model FOLDER] [--split test,calibration,train | --generated 101 112]
                              [--set scoring.tta.flips=true] [--threads N] [--card] [--json] [--pictures OUT [--maps-only]]
 
 IoU and expected calibration error per place and class. Two rules give labels. *Likeliest*: the likeliest of the five classes, no
@@ -171,10 +171,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--model", type=Path, help="weights folder; the shipped one if left out")
-    parser.add_argument("--split", default="test,calibration,train", help="which places: test, calibration, train")
-    parser.add_argument(
-        "--generated", type=int, nargs=2, metavar="SEED", help="generated scenes from one seed to another, in the place of these"
-    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--split", default="test,calibration,train", help="which places: test, calibration, train")
+    which.add_argument("--generated", type=int, nargs=2, metavar="SEED", help="generated scenes of these seeds alone, from one to another")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="a setting of the model")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--card", action="store_true", help="Markdown, as the model card has it")
@@ -182,8 +181,6 @@ def main() -> int:
     parser.add_argument("--pictures", type=Path, metavar="OUT", help="folder for pictures of test images and of all imagery")
     parser.add_argument("--maps-only", action="store_true", help="pictures of predictions and mistakes alone, without imagery")
     args = parser.parse_args()
-    if args.generated is not None and args.generated[0] > args.generated[1]:
-        parser.error(f"--generated: expected the lower seed first; got {args.generated[0]} {args.generated[1]}")
     try:
         provider = tiny_provider(args.model)
         info, segmenter, album = provider.info(), provider.load(options_of(*args.sets), args.threads), None

@@ -1,7 +1,7 @@
 """A model as the teacher of its own next phase: its maps of the training scenes, each the mean over sizes and mirror images.
 
-Such a mean is better than any of its views (model card, Test-time augmentation), and costs a student nothing: it learns to say at once
-what its teacher says in eight looks, also where there are no labels (self-distillation: Furlanello et al. 2018, arXiv:1805.04770).
+Such a mean is better than the plain view on most places (model card, Test-time augmentation), and costs a student nothing: it learns to say
+at once what its teacher says in eight looks, also where there are no labels (self-distillation: Furlanello et al. 2018, arXiv:1805.04770).
 """
 
 from __future__ import annotations

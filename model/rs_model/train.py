@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,7 @@ class Run:
 
     def _finish_phase(self, out: Path) -> None:
         steps, name = self.phase.steps, f"{self.index + 1} {self.phase.lesson}"
-        teacher = self._teacher(out) if self.phase.teacher_weight and self.step < steps else None
+        teacher = self._teacher() if self.phase.teacher_weight and self.step < steps else None
         started, first, shown = time.monotonic(), self.step, 0.0
         with ThreadPoolExecutor(1) as ahead:  # the next crops are cut while the model learns from these
             batch = ahead.submit(self.mixture.batch, self.index, self.step, teacher)
@@ -156,13 +157,12 @@ class Run:
                 if self.step % self.recipe.checkpoint_every == 0 or self.step == steps:
                     write_state(out, self.state())
 
-    def _teacher(self, out: Path) -> Teacher:
-        """The model as it was at the phase's first step. Its weights are kept, and a run that goes on looks at the scenes again."""
-        weights = out / "teacher"
-        if self.step == 0:
-            export(weights, self.recipe, self.averaged_model(), self.data_sha256)
+    def _teacher(self) -> Teacher:
+        """The model as it was at the phase's first step. A run that goes on looks at the scenes again."""
         report(f"{self.phase.lesson}: the model looks at its training scenes, to be its own teacher")
-        return look_at(weights, self.mixture.taught_scenes(), self.recipe.tile_px, self.recipe.threads)
+        with TemporaryDirectory() as folder:
+            export(Path(folder), self.recipe, _without_dense_head(self.began), self.data_sha256)
+            return look_at(Path(folder), self.mixture.taught_scenes(self.index), self.recipe.tile_px, self.recipe.threads)
 
     def advance(self, batch: Batch) -> float:
         """One optimiser step; the loss."""
@@ -225,8 +225,13 @@ class Run:
         return State(self.index, self.step, model, self.average, optimizer, recipe, self.data_sha256, self.began)
 
     def averaged_model(self) -> dict[str, Tensor]:
-        """What is exported: the model's averaged weights, without the dense head."""
-        return {name.removeprefix("model."): t for name, t in self.average.items() if name.startswith("model.")}
+        """What is exported: the model's averaged weights."""
+        return _without_dense_head(self.average)
+
+
+def _without_dense_head(student: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of a student's weights those of the model."""
+    return {name.removeprefix("model."): t for name, t in student.items() if name.startswith("model.")}
 
 
 def report(line: str) -> None:
