@@ -104,7 +104,7 @@ def test_no_seed_is_for_two_things_and_no_place_is_listed_twice():
     assert {p.split for p in PLACES} == {"test", "calibration", "train"}
 
 
-def test_more_generated_scenes_are_those_of_the_seeds_that_are_named(tmp_path, monkeypatch, capsys):
+def test_more_generated_scenes_are_those_of_the_seeds_that_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr("rs_model.places.GENERATED_PX", 96)
     assert [s.name for s in generated_place(101, 103).read(tmp_path)] == ["generated 101", "generated 102", "generated 103"]
     (test,) = (p for p in PLACES if p.name == "generated, test")

@@ -14,9 +14,9 @@ from rs_model.augment import blank, cut, disturb, place, turn
 from rs_model.instances import InstanceTargets, instance_targets
 from rs_model.labels import CLASSES, IGNORE, MEANING, NOTHING, UNKNOWN
 from rs_model.phrases import composed_phrase, other_phrase, training_phrase
-from rs_model.places import TRAINING_FIRST_SEED
-from rs_model.recipe import TAUGHT, Lesson, Phase, Recipe
-from rs_model.scenes import Scene, read_banepa, read_chesapeake, read_dubai, read_dubai_tiles, stretch
+from rs_model.places import TRAINING_FIRST_SEED, generated_scene
+from rs_model.recipe import TAUGHT, Lesson, Recipe
+from rs_model.scenes import Scene, read_banepa, read_chesapeake, read_dubai, read_dubai_tiles
 from rs_model.spectral import read_spectral
 from rs_model.teacher import UNTAUGHT, Teacher
 from rs_pipeline.errors import TrainingError
@@ -56,7 +56,7 @@ class Mixture:
         rng = np.random.default_rng([self.recipe.seed, index, step])
         phase = self.recipe.phases[index]
         names = list(self.scenes)
-        weights = np.array([self._share(phase, name) for name in names])
+        weights = np.array([phase.share(name, self.recipe.mix) for name in names])
         sources = [names[i] for i in rng.choice(len(names), phase.crops, p=weights / weights.sum())]
         drawn = [self._crop(source, phase.crop_px, rng, teacher) for source in sources]
         images = np.stack([np.moveaxis(image, -1, 0) for image, _, _ in drawn])
@@ -65,13 +65,11 @@ class Mixture:
         words = (*(_phrase(phase.lesson, c, rng) for c in CLASSES), other_phrase(rng))
         return Batch(images, codes, words, () if phase.lesson == "dense" else tuple(_instances(codes, sources)), taught)
 
-    def _share(self, phase: Phase, source: str) -> float:
-        return self.recipe.mix[source].weight if phase.shares is None else phase.shares.get(source, 0.0)
-
     def taught_scenes(self, index: int) -> Iterator[tuple[Scene, float]]:
         """The scenes of the `index`-th phase that a teacher looks at, and the middle of their zooms."""
+        phase = self.recipe.phases[index]
         for source, scenes in self.scenes.items():
-            if source in TAUGHT and self._share(self.recipe.phases[index], source) > 0:
+            if source in TAUGHT and phase.share(source, self.recipe.mix) > 0:
                 zoom = float(np.sqrt(np.prod(self.recipe.mix[source].zoom)))
                 yield from ((scene, zoom) for scene in scenes)
 
@@ -144,9 +142,5 @@ def _read(name: str, data: Path, recipe: Recipe) -> Iterator[Scene]:
 
 def _render_demo(recipe: Recipe) -> Iterator[Scene]:
     """Scenes of the demonstration's generator, whose labels are exact."""
-    from rs_pipeline.demo import DEMO_CLASSES, render_scene
-
-    codes = np.array([IGNORE, *(CLASSES.index(name) for name in DEMO_CLASSES)], np.uint8)
     for seed in range(TRAINING_FIRST_SEED, TRAINING_FIRST_SEED + recipe.demo_scenes):
-        scene = render_scene(seed, recipe.demo_px, recipe.demo_px, recipe.gsd_m)
-        yield Scene(f"demo {seed}", stretch(np.moveaxis(scene.image, 0, -1)), codes[scene.labels])
+        yield generated_scene(f"demo {seed}", seed, recipe.demo_px, recipe.gsd_m)

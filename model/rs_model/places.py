@@ -5,7 +5,7 @@ Dubai as its images are, Banepa brought to 0.5 m, generated scenes of 0.5 m, Che
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ CALIBRATION_SEEDS = (2001, 2002, 2003, 2004)
 """Generated scenes that neither training nor any reported score uses."""
 TRAINING_FIRST_SEED = 1000
 """Generated training scenes count from here; demonstrations and tests use seeds below."""
-GENERATED_PX = 1024
+GENERATED_PX, GENERATED_GSD_M = 1024, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,17 @@ def _to_half_metre(scene: Scene) -> Scene:
     return Scene(scene.name, image, np.asarray(Image.fromarray(scene.codes).resize(size, Image.Resampling.NEAREST)))
 
 
-def _generated(seeds: tuple[int, ...]) -> Callable[[Path], Iterator[Scene]]:
-    def read(_: Path) -> Iterator[Scene]:
-        from rs_pipeline.demo import DEMO_CLASSES, render_scene
+def generated_scene(name: str, seed: int, side_px: int, gsd_m: float) -> Scene:
+    """A scene of the demonstration's generator, as the model sees it."""
+    from rs_pipeline.demo import DEMO_CLASSES, render_scene
 
-        codes = np.array([IGNORE, *(CLASSES.index(name) for name in DEMO_CLASSES)], np.uint8)
-        for seed in seeds:
-            scene = render_scene(seed, GENERATED_PX, GENERATED_PX)
-            yield Scene(f"generated {seed}", stretch(np.moveaxis(scene.image, 0, -1)), codes[scene.labels])
+    scene = render_scene(seed, side_px, side_px, gsd_m)
+    codes = np.array([IGNORE, *(CLASSES.index(label) for label in DEMO_CLASSES)], np.uint8)
+    return Scene(name, stretch(np.moveaxis(scene.image, 0, -1)), codes[scene.labels])
 
-    return read
+
+def _generated(seeds: Iterable[int]) -> Callable[[Path], Iterator[Scene]]:
+    return lambda _: (generated_scene(f"generated {seed}", seed, GENERATED_PX, GENERATED_GSD_M) for seed in seeds)
 
 
 def generated_place(first: int, last: int) -> Place:
@@ -76,7 +77,7 @@ def generated_place(first: int, last: int) -> Place:
     if not 0 <= first <= last < TRAINING_FIRST_SEED:
         expected = f"two seeds from 0 to {TRAINING_FIRST_SEED - 1}, the lower first"
         raise TrainingError(expected, f"{first} {last}", "Scenes from there on train a model, or calibrate it.")
-    return Place(f"generated, {first} to {last}", "test", CLASSES, _generated(tuple(range(first, last + 1))))
+    return Place(f"generated, {first} to {last}", "test", CLASSES, _generated(range(first, last + 1)))
 
 
 PLACES = (

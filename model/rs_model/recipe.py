@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -66,6 +67,15 @@ class Phase(BaseModel):
     blend: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Of the phase's own weights in what it ends with; the rest are those that it began with (Wortsman et al. 2022, arXiv:2109.01903)."""
 
+    def share(self, source: str, mix: Mapping[str, Mix]) -> float:
+        """Of a source in the crops, relative to the others."""
+        return mix[source].weight if self.shares is None else self.shares.get(source, 0.0)
+
+    @property
+    def looks_back(self) -> bool:
+        """To its end it needs the weights that it begins with."""
+        return self.teacher_weight > 0 or self.blend < 1
+
     @model_validator(mode="after")
     def _weighs_losses_that_it_has(self) -> Self:
         if self.lesson in {"dense", "instances"} and (self.instance_weight or self.teacher_weight):
@@ -105,8 +115,7 @@ class Recipe(BaseModel):
         for phase in self.phases:
             if phase.shares is not None and not (set(phase.shares) <= read and any(phase.shares.values())):
                 raise ValueError(f"shares of a phase: sources that have a weight ({', '.join(sorted(read))}), one above 0")
-            drawn = read if phase.shares is None else {name for name, share in phase.shares.items() if share > 0}
-            if phase.teacher_weight and not drawn & set(TAUGHT):
+            if phase.teacher_weight and not any(phase.share(name, self.mix) > 0 for name in read & set(TAUGHT)):
                 raise ValueError(f"of a phase with a teacher_weight, crops of {', '.join(TAUGHT)}: of no other is a teacher heard")
         return self
 

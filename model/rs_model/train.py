@@ -118,8 +118,8 @@ class Run:
             part.requires_grad_(True)
         groups = _groups(self.student, self.recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=self.phase.learning_rate, betas=(0.9, 0.98))
-        self.began = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
-        self.average = {name: tensor.clone() for name, tensor in self.began.items()}
+        self.average = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
+        self.began = {name: tensor.clone() for name, tensor in self.average.items()} if self.phase.looks_back else {}
 
     def _restore(self, state: State) -> None:
         made_by = (state.recipe, state.data_sha256)
@@ -147,7 +147,7 @@ class Run:
             while self.step < steps:
                 ready, batch = batch.result(), ahead.submit(self.mixture.batch, self.index, self.step + 1, teacher)
                 loss = self.advance(ready)
-                if self.step == steps:
+                if self.step == steps and self.phase.blend < 1:
                     self._blend()
                 shown = loss if self.step == first + 1 else 0.95 * shown + 0.05 * loss
                 seconds = (time.monotonic() - started) / (self.step - first)
