@@ -4,17 +4,19 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from conftest import SHARED_DATA
 from PIL import Image
 from rs_model import calibrate, imagery, score, score_tables
 from rs_model.calibration import Scaling
 from rs_model.labels import CLASSES, IGNORE, NOT_BUILDING
 from rs_model.pictures import Album, mistakes, reliability_diagram
-from rs_model.places import CALIBRATION_SEEDS, PLACES, TEST_SEEDS, Place, generated_place
+from rs_model.places import CALIBRATION_SEEDS, MORE_TEST_SEEDS, PLACES, TEST_SEEDS, TRAINING_FIRST_SEED, Place, generated_place
 from rs_model.scenes import Scene
 from rs_model.score import NO_TRUTH, PlaceScore, all_classes, labels_of, options_of, places_of, score_places, truth_of
 from scipy.special import expit
 
+from rs_pipeline.config import configs_folder
 from rs_pipeline.errors import ConfigError
 from rs_pipeline.segmenter import ModelInfo
 
@@ -98,10 +100,26 @@ def test_every_figure_is_in_the_text_the_card_and_the_json(tmp_path):
 
 
 def test_no_seed_is_for_two_things_and_no_place_is_listed_twice():
-    assert not set(TEST_SEEDS) & set(CALIBRATION_SEEDS)
+    assert len({*TEST_SEEDS, *MORE_TEST_SEEDS, *CALIBRATION_SEEDS}) == len(TEST_SEEDS) + len(MORE_TEST_SEEDS) + len(CALIBRATION_SEEDS)
+    assert max(*TEST_SEEDS, *MORE_TEST_SEEDS) < TRAINING_FIRST_SEED
     assert len({p.name for p in PLACES}) == len(PLACES)
     assert [p.split for p in places_of(("calibration",))] == ["calibration"] * 3
     assert {p.split for p in PLACES} == {"test", "calibration", "train"}
+
+
+def scored_by_main(monkeypatch, *arguments):
+    """What the command hands to `score_places`."""
+    told = {}
+
+    def listen(segmenter, tile_px, data, places, look, classes):
+        told.update(places=places, thresholds={c.name: c.threshold for c in classes})
+        return []
+
+    monkeypatch.setattr(score, "score_places", listen)
+    monkeypatch.setattr(score_tables, "as_text", lambda scores: "")
+    monkeypatch.setattr("sys.argv", ["score", *arguments])
+    assert score.main() == 0
+    return told
 
 
 def test_more_generated_scenes_are_those_of_the_seeds_that_are_named(tmp_path, monkeypatch):
@@ -111,12 +129,22 @@ def test_more_generated_scenes_are_those_of_the_seeds_that_are_named(tmp_path, m
     always, named = next(iter(test.read(tmp_path))), next(iter(generated_place(1, 1).read(tmp_path)))
     assert np.array_equal(always.image, named.image)
     assert np.array_equal(always.codes, named.codes)
-    scored = []
-    monkeypatch.setattr(score, "score_places", lambda segmenter, tile_px, data, places, look: scored.extend(p.name for p in places) or [])
-    monkeypatch.setattr(score_tables, "as_text", lambda scores: "")
-    monkeypatch.setattr("sys.argv", ["score", "--data", str(tmp_path), "--generated", "101", "103"])
-    assert score.main() == 0
-    assert scored == ["generated, 101 to 103"]
+    scored = scored_by_main(monkeypatch, "--data", str(tmp_path), "--generated", "101", "103")
+    assert [where.name for where in scored["places"]] == ["generated, 101 to 103"]
+
+
+def test_thresholds_of_ones_own_are_those_that_a_run_is_scored_with(tmp_path, monkeypatch):
+    mine, shipped = tmp_path / "mine.yaml", configs_folder() / "classes" / "default.yaml"
+    entries = yaml.safe_load(shipped.read_text())
+    entries["water"]["threshold"] = 0.35
+    mine.write_text(yaml.safe_dump(entries))
+    own = {c.name: c.threshold for c in all_classes()} | {"water": 0.35}
+    assert scored_by_main(monkeypatch, "--data", str(tmp_path), "--set", f"vocabulary={mine}")["thresholds"] == own
+    lower = scored_by_main(monkeypatch, "--data", str(tmp_path), "--set", "scoring.threshold=0.4")["thresholds"]
+    assert lower == dict.fromkeys(CLASSES, 0.4)
+    monkeypatch.undo()
+    (found,) = score_places(Knowing(sure=0.45), 64, tmp_path, [place()], classes=all_classes(f"vocabulary={mine}"))
+    assert [found.iou(name, as_run=True) for name in ("water", "road")] == [1, 0]
 
 
 @pytest.mark.parametrize("seeds", [("103", "101"), ("-3", "2"), ("990", "1000"), ("2001", "2004")])

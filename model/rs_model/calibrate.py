@@ -36,6 +36,7 @@ from rs_model.score_tables import figures, mean
 from rs_model.segmenter import PromptedSegmenter
 from rs_model.tiny import TinySam3
 from rs_model.weights import SHIPPED, write_calibration
+from rs_pipeline.classes import ClassSet
 from rs_pipeline.errors import RsSegError
 from rs_pipeline.segmenter import Segmenter
 
@@ -59,15 +60,15 @@ def fit(scores: Sequence[PlaceScore], form: Form = "temperature") -> dict[str, S
 
 
 def score_both(
-    segmenter: Segmenter, tile_px: int, data: Path, places: Sequence[Place], calibration: Calibration
+    segmenter: Segmenter, tile_px: int, data: Path, places: Sequence[Place], calibration: Calibration, classes: ClassSet | None = None
 ) -> tuple[list[PlaceScore], list[PlaceScore]]:
-    """The places as the model scores them, and with its scores calibrated; images are segmented once."""
-    classes, after = all_classes(), {place.name: PlaceScore(place) for place in places}
+    """The places as the model scores them, and with its scores calibrated; images are segmented once. `classes`: see `score_places`."""
+    classes, after = classes or all_classes(), {place.name: PlaceScore(place) for place in places}
 
     def calibrated(place: Place, scene: Scene, scores: Scores, _: float) -> None:
         after[place.name].add(scene, rescale(scores, classes.names, calibration), classes)
 
-    return score_places(segmenter, tile_px, data, places, calibrated), list(after.values())
+    return score_places(segmenter, tile_px, data, places, calibrated, classes), list(after.values())
 
 
 def tallies_of(scores: Sequence[PlaceScore], name: str, split: str) -> list[Tally]:
@@ -165,7 +166,7 @@ def main() -> int:
         queries = fit_queries(cast("TinySam3", segmenter.model), tile_px, args.data, places, options.scoring.query_threshold)
         segmenter.calibration = {queries_of(NAME): queries} if queries is not None else {}
         calibration = fit(score_places(segmenter, tile_px, args.data, places_of(("calibration",))), args.form)
-        before, after = score_both(segmenter, tile_px, args.data, places_of(("calibration", "test")), calibration)
+        before, after = score_both(segmenter, tile_px, args.data, places_of(("calibration", "test")), calibration, all_classes(*args.sets))
         if queries is not None:
             print(f"{queries_of(NAME)}: temperature {queries.temperature:.3f}, bias {queries.bias:.3f}", end="\n\n")  # noqa: T201
         for part in (describe_errors(before, after, calibration), describe_iou(before, after), describe_thresholds(after)):

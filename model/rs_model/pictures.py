@@ -64,8 +64,8 @@ class Album:
     Holds their thumbnails until all were seen.
     """
 
-    def __init__(self, folder: Path, each: int = 3, *, imagery: bool = True) -> None:
-        self._folder, self._each, self._imagery, self._classes = folder, each, imagery, all_classes()
+    def __init__(self, folder: Path, each: int = 3, *, imagery: bool = True, classes: ClassSet | None = None) -> None:
+        self._folder, self._each, self._imagery, self._classes = folder, each, imagery, classes or all_classes()
         self._seen: list[tuple[float, str, Image.Image]] = []
 
     def look(self, place: Place, scene: Scene, scores: Scores, iou: float) -> None:

@@ -5,7 +5,8 @@
 
 IoU and expected calibration error per place and class. Two rules give labels. *Likeliest*: the likeliest of the five classes, no
 threshold, one confusion matrix over the labelled pixels of a place. *As a run*: the same, where it reaches its class's threshold
-(`configs/classes/default.yaml`), else background; on places whose labels know one class, that class alone against its threshold.
+(`configs/classes/default.yaml`; `--set vocabulary=mine.yaml` for others), else background; on places whose labels know one class,
+that class alone against its threshold.
 Memory is that of the largest image, 20 bytes a pixel and the model's.
 """
 
@@ -15,7 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,16 @@ Scores = NDArray[np.float32]
 NO_TRUTH = 255
 
 
-def all_classes() -> ClassSet:
-    """The five training classes as a run knows them: prompts, colours, thresholds."""
-    return load_vocabulary("default").class_set(CLASSES)
+def all_classes(*sets: str) -> ClassSet:
+    """The five training classes as a run knows them: prompts, colours, thresholds; `sets` as `rs-seg run --set` takes them.
+
+    Raises
+    ------
+    ConfigError: an unknown key or a bad value, or a vocabulary that cannot be read.
+    """
+    settings = load_settings(sets=sets)
+    classes, threshold = load_vocabulary(settings.vocabulary).class_set(CLASSES), settings.scoring.threshold
+    return classes if threshold is None else ClassSet(tuple(replace(c, threshold=threshold) for c in classes))
 
 
 def options_of(*sets: str) -> ModelOptions:
@@ -140,14 +148,20 @@ Look = Callable[[Place, Scene, Scores, float], None]
 """Is shown every image with its scores and its mean IoU."""
 
 
-def score_places(segmenter: Segmenter, tile_px: int, data: Path, places: Sequence[Place], look: Look | None = None) -> list[PlaceScore]:
+def score_places(
+    segmenter: Segmenter, tile_px: int, data: Path, places: Sequence[Place], look: Look | None = None, classes: ClassSet | None = None
+) -> list[PlaceScore]:
     """One model on all images of some places.
+
+    Parameters
+    ----------
+    classes: the five of them, with thresholds of one's own; None: as they ship.
 
     Raises
     ------
     TrainingError: a place's files are missing.
     """
-    classes, found = all_classes(), []
+    classes, found = classes or all_classes(), []
     for place in places:
         score = PlaceScore(place)
         for scene in place.read(data):
@@ -174,7 +188,7 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--split", default="test,calibration,train", help="which places: test, calibration, train")
     which.add_argument("--generated", type=int, nargs=2, metavar="SEED", help="generated scenes of these seeds alone, from one to another")
-    parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="a setting of the model")
+    parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="a setting, as a run takes them")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--card", action="store_true", help="Markdown, as the model card has it")
     parser.add_argument("--json", action="store_true", help="JSON")
@@ -184,13 +198,14 @@ def main() -> int:
     try:
         provider = tiny_provider(args.model)
         info, segmenter, album = provider.info(), provider.load(options_of(*args.sets), args.threads), None
+        classes = all_classes(*args.sets)
         if args.pictures is not None:
             from rs_model.pictures import Album
 
-            album = Album(args.pictures, imagery=not args.maps_only)
+            album = Album(args.pictures, imagery=not args.maps_only, classes=classes)
         look = None if album is None else album.look
         places = places_of(args.split.split(",")) if args.generated is None else [generated_place(*args.generated)]
-        scores = score_places(segmenter, info.tile_px, args.data, places, look)
+        scores = score_places(segmenter, info.tile_px, args.data, places, look, classes)
         print(json.dumps(as_json(scores, info)) if args.json else as_card(scores) if args.card else as_text(scores))  # noqa: T201
         if album is not None:
             album.save()
