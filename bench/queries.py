@@ -16,26 +16,24 @@ import numpy as np
 from rs_model.labels import CLASSES
 from rs_model.places import Place
 from rs_model.provider import tiny_provider
-from rs_model.score import all_classes, labels_of, options_of, places_of, predict, truth_of
+from rs_model.query_calibration import NAME
+from rs_model.scenes import Scene
+from rs_model.score import NO_TRUTH, all_classes, labels_of, options_of, places_of, predict, truth_of
 
+from rs_pipeline.classes import ClassSet
 from rs_pipeline.metrics import Confusion, bootstrap_miou, confusion, interval
+from rs_pipeline.segmenter import Segmenter
 
-NAME = "building"
 VALUE = CLASSES.index(NAME) + 1
 FIRST = 1
 
 
-def count(place: Place, data: Path, model: Path | None, threads: int | None, sets: list[str]) -> list[Confusion]:
-    """Of each image, buildings against all else, as a run that asks for the place's classes labels it."""
-    provider = tiny_provider(model)
-    segmenter, classes, side = provider.load(options_of(*sets), threads), all_classes(*sets), provider.info().tile_px
-    found = []
-    for scene in place.read(data):
-        truth = truth_of(scene, place)
-        known = truth <= len(CLASSES)
-        labels = labels_of(predict(segmenter, scene.image, classes, side), classes, place)
-        found.append(confusion((truth == VALUE)[known], (labels == VALUE)[known], 2))
-    return found
+def count(segmenter: Segmenter, scene: Scene, place: Place, classes: ClassSet, tile_px: int) -> Confusion:
+    """Buildings against all else in an image, as a run that asks for the place's classes labels it."""
+    truth = truth_of(scene, place)
+    known = truth != NO_TRUTH
+    labels = labels_of(predict(segmenter, scene.image, classes, tile_px), classes, place)
+    return confusion((truth == VALUE)[known], (labels == VALUE)[known], 2)
 
 
 def compare(on: list[Confusion], off: list[Confusion]) -> dict[str, float | None]:
@@ -56,12 +54,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    rows = {}
+    provider, classes, rows = tiny_provider(args.model), all_classes(*args.sets), {}
+    tile_px = provider.info().tile_px
+    pair = [provider.load(options_of(*args.sets, f"scoring.instances={used}"), args.threads) for used in ("true", "false")]
     for place in places_of(("calibration", "test")):
         if NAME in place.classes:
-            on, off = (
-                count(place, args.data, args.model, args.threads, [*args.sets, f"scoring.instances={used}"]) for used in ("true", "false")
-            )
+            counts = [[count(segmenter, scene, place, classes, tile_px) for segmenter in pair] for scene in place.read(args.data)]
+            on, off = ([both[k] for both in counts] for k in (0, 1))
             row = rows[place.name] = compare(on, off)
             between = f"({row['low']:+.4f}…{row['high']:+.4f})" if row["low"] is not None else ""
             print(

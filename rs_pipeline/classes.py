@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 BACKGROUND = 0
@@ -61,6 +61,10 @@ class ClassSet:
     def names(self) -> tuple[str, ...]:
         """Names, in value order."""
         return tuple(c.name for c in self.classes)
+
+    def at_threshold(self, threshold: float) -> ClassSet:
+        """The same classes, all with one threshold, 0…1."""
+        return ClassSet(tuple(replace(c, threshold=threshold) for c in self.classes))
 
     def to_list(self) -> list[dict[str, Any]]:
         """JSON-ready form; `from_list` gives the set back."""

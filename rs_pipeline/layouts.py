@@ -6,7 +6,6 @@ Nothing here knows a data set by name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -175,7 +174,7 @@ def class_set(layout: Layout, names: Sequence[str], vocabulary: str | None = Non
     if vocabulary is None:
         asked = ClassSet(tuple(_as_here(c, layout.classes.get(c.name)) for c in asked))
     if layout.closed and set(wanted) == set(layout.names):
-        asked = ClassSet(tuple(replace(c, threshold=0.0) for c in asked))
+        asked = asked.at_threshold(0.0)
     return asked
 
 

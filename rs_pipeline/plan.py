@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def _choose_classes(settings: RunSettings) -> tuple[ClassSet, RunSettings]:
     vocabulary = load_vocabulary(settings.vocabulary)
     classes, threshold = vocabulary.class_set(settings.classes), settings.scoring.threshold
     if threshold is not None:
-        classes = ClassSet(tuple(replace(c, threshold=threshold) for c in classes))
+        classes = classes.at_threshold(threshold)
     check_layer_names(classes)
     check_formats(settings.vectors.formats, classes)
     apart = resolve_names(settings.scoring.apart, classes, vocabulary, "scoring.apart")

@@ -153,7 +153,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--model", type=Path, default=SHIPPED, help="weights folder; the shipped one if left out")
-    parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="a setting of the model")
+    parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="a setting, as a run takes them")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--form", choices=get_args(Form), default="temperature", help="what is fitted")
     parser.add_argument("--write", action="store_true", help="put the calibration into the weights folder")

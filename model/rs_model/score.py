@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ def all_classes(*sets: str) -> ClassSet:
     """
     settings = load_settings(sets=sets)
     classes, threshold = load_vocabulary(settings.vocabulary).class_set(CLASSES), settings.scoring.threshold
-    return classes if threshold is None else ClassSet(tuple(replace(c, threshold=threshold) for c in classes))
+    return classes if threshold is None else classes.at_threshold(threshold)
 
 
 def options_of(*sets: str) -> ModelOptions:
